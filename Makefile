@@ -1,0 +1,58 @@
+# Two commands: `make quickstart` and `make test`. Each makes .venv and installs what it needs; nothing else is asked for.
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALLED_FROM := pyproject.toml constraints.txt
+# pytest's workers share the cores; more threads than cores only wait for each other.
+export PYTHONFAULTHANDLER := 1
+
+.PHONY: help quickstart test test-slow lint types wheel check clean
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+quickstart: $(VENV)/.run  ## transfer, attack, export and check a student on the embedded default; leaves runs/quickstart
+	$(BIN)/rrmsdk quickstart --out runs/quickstart
+
+test: $(VENV)/.test  ## the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: $(VENV)/.test  ## the tests that need CUDA
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.dev  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev  ## pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+wheel: $(VENV)/.dev  ## build the wheel and the sdist into dist/
+	rm -rf dist && $(BIN)/python -m build --quiet
+
+check: test lint types wheel  ## what a change has to pass
+
+clean:  ## remove what was built, keep runs/
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rrmsdk needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(INSTALLED_FROM) | $(BIN)/python
+	@echo "installing rrmsdk and what it needs into $(VENV) (torch is large: a minute or two)"
+	$(PIP) --editable '.[train,export,ort]'
+	@touch $@
+
+$(VENV)/.test: $(INSTALLED_FROM) | $(BIN)/python
+	@echo "installing rrmsdk and its test dependencies into $(VENV) (torch is large: a minute or two)"
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dev: $(INSTALLED_FROM) | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.run

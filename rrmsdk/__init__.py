@@ -1,0 +1,35 @@
+"""Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it."""
+
+from rrmsdk.api import export, load, pull, push, train, transfer, verify, zoo
+from rrmsdk.errors import (
+    DataError,
+    DivergedError,
+    ExportError,
+    FieldError,
+    HubError,
+    IntegrityError,
+    MismatchError,
+    MissingExtraError,
+    NotRobustError,
+    ParityError,
+    RefError,
+    RrmError,
+    SaveError,
+)
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.card import Card
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.recipe import Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
+from rrmsdk.schema.ref import Ref
+from rrmsdk.schema.report import Report
+from rrmsdk.schema.threat import ThreatModel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bundle", "Card", "DataError", "DataSpec", "DivergedError", "ExportError", "FieldError", "HubError",
+    "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError", "ParityError", "Recipe",
+    "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule", "StudentSpec", "ThreatModel", "TrainSpec",
+    "VerifySpec", "export", "load", "pull", "push", "train", "transfer", "verify", "zoo",
+]  # fmt: skip

@@ -1,0 +1,101 @@
+"""Everything rrmsdk raises on purpose.
+
+RrmError
+├── RefError(ValueError)             a teacher, student or architecture that nobody knows
+├── FieldError(ValueError)           a recipe, card or option with an unknown or ill-typed field
+├── MismatchError(ValueError)        two values that must agree do not: classes, size, stages, threat
+├── DataError(ValueError)            images or labels that cannot be used
+├── HubError(ConnectionError)        the Hub could not be reached, or refused
+├── IntegrityError(ValueError)       hash, signature, revision or schema is not what was promised
+├── DivergedError(ArithmeticError)   the loss stopped being finite; `.checkpoint` is the last good one
+├── NotRobustError(RuntimeError)     a gate on robustness was not passed; `.report` says by how much
+├── ExportError(RuntimeError)
+│   └── ParityError                  the exported graph does not compute what the network computes
+├── SaveError(OSError)               a file could not be written; what was there before is untouched
+└── MissingExtraError(ImportError)   the message is the pip command
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rrmsdk.schema.report import Report
+
+
+class RrmError(Exception):
+    """Base of every error rrmsdk raises on purpose."""
+
+
+class RefError(RrmError, ValueError):
+    """A teacher, student or architecture name could not be resolved."""
+
+
+class FieldError(RrmError, ValueError):
+    """A recipe, card or option has an unknown field or a value of the wrong kind."""
+
+
+class MismatchError(RrmError, ValueError):
+    """Two values that must agree do not; the message shows both."""
+
+
+class DataError(RrmError, ValueError):
+    """Images or labels are missing, truncated, not finite or out of range."""
+
+
+class HubError(RrmError, ConnectionError):
+    """The Hub could not be reached, or refused what was asked."""
+
+
+class IntegrityError(RrmError, ValueError):
+    """A file is not the one that was promised: hash, signature, revision or schema."""
+
+
+class DivergedError(RrmError, ArithmeticError):
+    """The loss stopped being finite. `checkpoint` is the last good one, if there was one."""
+
+    def __init__(self, message: str, checkpoint: Path | None = None) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
+class NotRobustError(RrmError, RuntimeError):
+    """A gate on robustness was not passed; `report` says what was measured."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class ExportError(RrmError, RuntimeError):
+    """The network could not be exported."""
+
+
+class ParityError(ExportError):
+    """The exported graph and the network disagree on the same pixels."""
+
+
+class SaveError(RrmError, OSError):
+    """A file could not be written; what was there before is untouched."""
+
+
+class MissingExtraError(RrmError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, extra: str, why: str) -> None:
+        super().__init__(f"{why} needs the extra '{extra}': pip install 'rrmsdk[{extra}]'")
+        self.extra = extra
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 4) -> str:
+    """" Did you mean 'x' or 'y'?", or all known words when none is near and they are few."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
+    if close:
+        return f" Did you mean {' or '.join(map(repr, close))}?"
+    if 0 < len(names) <= 12:
+        return f" Known: {', '.join(names)}."
+    return ""

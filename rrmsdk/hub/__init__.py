@@ -1,0 +1,11 @@
+"""Where bundles and data sets come from and go to."""
+
+from __future__ import annotations
+
+from rrmsdk.hub import embedded
+from rrmsdk.hub.datasets import dataset_files
+from rrmsdk.hub.fetch import Fetched, fetch
+from rrmsdk.hub.listing import Listed, listing
+from rrmsdk.hub.push import push
+
+__all__ = ["Fetched", "Listed", "dataset_files", "embedded", "fetch", "listing", "push"]

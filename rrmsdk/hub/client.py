@@ -1,0 +1,215 @@
+"""The door to a Hub: its address, the token it may see, its files, and its errors in our words."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx, validate_repo_id
+
+from rrmsdk import files
+from rrmsdk.errors import HubError, RefError, RrmError, SaveError
+
+Kind = Literal["model", "dataset"]
+
+MAIN = "main"
+# What the client lets through: its own errors, those of the HTTP library under it (its name depends on the version),
+# sockets and disks (OSError), bodies that no Hub sends (ValueError, KeyError), failed uploads (RuntimeError).
+FOREIGN = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, RuntimeError)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+
+
+@dataclass(frozen=True)
+class Hub:
+    """An address, the token that may be sent there (False: none, None: the saved one), and the local cache."""
+
+    endpoint: str
+    token: str | bool | None
+    cache: Path
+
+    @property
+    def api(self) -> HfApi:
+        return HfApi(endpoint=self.endpoint, token=self.token)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a repository, and its files with their sizes in bytes where the Hub says them."""
+
+    oid: str
+    files: dict[str, int | None]
+
+
+def door(endpoint: str | None = None, token: str | None = None, cache: Path | None = None) -> Hub:
+    """The Hub at `endpoint`; None: the client's own setting (HF_ENDPOINT, or the public Hub).
+
+    The user's saved token goes to the client's own endpoint alone; any other sees only a token given here.
+    """
+    address = (endpoint or constants.ENDPOINT).rstrip("/")
+    seen = token if token is not None or address == constants.ENDPOINT else False
+    return Hub(address, seen, Path(cache or constants.HF_HUB_CACHE).expanduser())
+
+
+def repository(text: str) -> str:
+    """`text`, when it can name a repository. Raises RefError."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError as exc:
+        raise RefError(f"'{text}' cannot name a repository. Type ORG/NAME: letters, digits, '-', '_' and '.'") from exc
+    if text.count("/") != 1:
+        raise RefError(f"'{text}' cannot name a repository. Type ORG/NAME, for example acme/resnet50-linf")
+    return text
+
+
+def revision_name(text: str | None) -> str:
+    """`text`, or `main`, when git could name a revision so. It becomes a file name in the cache. Raises RefError."""
+    if text is None:
+        return MAIN
+    if "\\" in text or any(part in ("", ".", "..") for part in text.split("/")):
+        raise RefError(f"'{text}' cannot name a revision. Type a branch, a tag or a commit")
+    return text
+
+
+def is_commit(revision: str) -> bool:
+    """Whether `revision` names one commit for ever."""
+    return len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def look(hub: Hub, repo: str, revision: str | None = None, *, kind: Kind = "model") -> Commit:
+    """The commit that `revision` means now. One request, not retried, answered in HF_HUB_ETAG_TIMEOUT seconds (10)."""
+    ask = hub.api.dataset_info if kind == "dataset" else hub.api.model_info
+    info = ask(repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    if not info.sha:
+        raise ValueError(f"{repo} has no commit")
+    return Commit(info.sha, {file.rfilename: file.size for file in info.siblings or ()})
+
+
+def download(hub: Hub, repo: str, name: str, commit: str, *, kind: Kind = "model", sha256: str | None = None) -> Path:
+    """One file of a commit, from the cache when it lies there whole; otherwise it is downloaded, at most twice."""
+    path = _download(hub, repo, name, commit, kind)
+    return path if whole(path, sha256) else _download(hub, repo, name, commit, kind, again=True)
+
+
+def _download(hub: Hub, repo: str, name: str, commit: str, kind: Kind, again: bool = False) -> Path:
+    found = hf_hub_download(
+        repo,
+        name,
+        repo_type=kind,
+        revision=commit,
+        endpoint=hub.endpoint,
+        token=hub.token,
+        cache_dir=hub.cache,
+        force_download=again,
+    )
+    return Path(found)
+
+
+def whole(path: Path, sha256: str | None = None) -> bool:
+    """Whether a cached file has that sha256; without one, whether it is what the Hub sent.
+
+    The cache names a blob by its git id or its sha256. A cache without links (some Windows set-ups) keeps no such name.
+    """
+    if sha256 is None and not path.is_symlink():
+        return True
+    # One link only: a blob may itself be a link into a store that is shared between repositories.
+    promised = sha256 or Path(os.readlink(path)).name
+    if len(promised) == 64:
+        return files.sha256(path) == promised
+    if len(promised) == 40:
+        content = path.read_bytes()
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        # Some mirrors send the plain sha1 as the file's id.
+        return promised in (git, hashlib.sha1(content).hexdigest())
+    return True
+
+
+def remember(snapshot: Path, revision: str) -> None:
+    """Note in the cache that `revision` means this snapshot; called only when the snapshot is complete and verified."""
+    if revision == snapshot.name:
+        return
+    note = snapshot.parent.parent / "refs" / revision
+    if not note.is_file() or note.read_text() != snapshot.name:
+        files.write_text(note, snapshot.name)
+
+
+@contextmanager
+def in_our_words(hub: Hub, what: str, hint: str = "") -> Iterator[None]:
+    """Errors of the client as ours. `what` was asked for; `hint` is added where the name may be wrong.
+
+    Raises:
+        RefError: no such repository or revision.
+        HubError: not reachable, down, or refused.
+        SaveError: the cache cannot be written.
+    """
+    try:
+        yield
+    except RrmError:
+        raise
+    except FOREIGN as exc:
+        raise _translated(exc, hub, what, hint) from exc
+
+
+def _translated(exc: BaseException, hub: Hub, what: str, hint: str) -> RrmError:
+    causes = list(_causes(exc))
+    for cause in causes:
+        if isinstance(cause, HfHubHTTPError):
+            return _refused(cause, hub, what, hint)
+    said = next((line for line in str(causes[-1]).splitlines() if line), "no details")
+    said = f"{type(causes[-1]).__name__}: {said}"
+    # A socket's error names no file.
+    if isinstance(exc, OSError) and (exc.filename is not None or exc.errno in _FULL):
+        return SaveError(
+            f"{what}: {exc.filename or hub.cache} cannot be written ({said}). Free some space, or give cache="
+        )
+    if not any(isinstance(cause, httpx.HTTPError | OSError) for cause in causes):
+        return HubError(f"{what}: {hub.endpoint} does not answer as a Hub does ({said}). Is the address right?")
+    return HubError(f"{what}: {hub.endpoint} could not be reached, or broke off ({said}). Check the network.{hint}")
+
+
+def _refused(exc: HfHubHTTPError, hub: Hub, what: str, hint: str) -> RrmError:
+    """The Hub answered, but not with what was asked."""
+    if isinstance(exc, GatedRepoError):
+        return HubError(f"{what} is gated: accept its conditions at {hub.endpoint}. {_which_token(hub)}")
+    if isinstance(exc, RevisionNotFoundError):
+        return RefError(f"{what}: {hub.endpoint} has the repository, but not that revision")
+    if isinstance(exc, RepositoryNotFoundError):
+        return RefError(f"{what}: {hub.endpoint} has no such repository, or your token may not see it.{hint}")
+    status = exc.response.status_code
+    said = f"{status} {exc.server_message or exc.response.reason_phrase}".strip()
+    if status == 401:
+        return HubError(f"{what}: {hub.endpoint} wants a valid token ({said}). {_which_token(hub)}")
+    if status == 403:
+        return HubError(f"{what}: your token may not do that at {hub.endpoint} ({said}). {_which_token(hub)}")
+    if status == 412:
+        return HubError(
+            f"{what}: somebody else pushed meanwhile, and nothing was overwritten. Look at theirs, push again"
+        )
+    if status == 429 or status >= 500:
+        return HubError(f"{what}: {hub.endpoint} is down or overloaded ({said}). Try again later.{hint}")
+    return HubError(f"{what}: {hub.endpoint} refused ({said})")
+
+
+def _which_token(hub: Hub) -> str:
+    if hub.token is False:
+        return "Give token=: a saved token is not sent to an endpoint that is not the client's own"
+    return "Type `hf auth login`, or give token="
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__

@@ -1,0 +1,121 @@
+"""From a bundle on this disk to a repository on a Hub, in one commit."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from io import BufferedReader
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import get_token
+
+from rrmsdk.errors import HubError
+from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
+from rrmsdk.hub.readme import render
+from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, README, Bundle
+
+PUBLIC = "https://huggingface.co"
+
+
+def push(
+    bundle: Bundle,
+    repo: str,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    message: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    tag: str | None = None,
+) -> str:
+    """Write the bundle to `repo` in one commit, and give the commit's address.
+
+    The repository (and the branch `revision`) is made when there is none. Afterwards it holds the card, the files the
+    card names and README.md; a file of an earlier bundle that this one lacks goes, foreign files stay. What is there
+    already is not sent again: pushing the same bundle twice makes no second commit.
+
+    Args:
+        private: whether a repository that is made here is private; one that exists stays as it is.
+        endpoint, token: see `rrmsdk.hub.client.door`.
+        tag: a name for the commit.
+
+    Raises:
+        IntegrityError: a file is not the one the card names; nothing was sent.
+        RefError: `repo` cannot name a repository.
+        HubError: no token, not reachable, refused, or somebody else pushed meanwhile.
+    """
+    repository(repo)
+    branch = revision_name(revision)
+    bundle = bundles.read(bundle.path)
+    hub = door(endpoint, token)
+    if hub.token is None and get_token() is None:
+        raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
+    page = _page(bundle, repo)
+    with in_our_words(hub, f"push to {repo}"), ExitStack() as opened:
+        parent = _parent(hub, repo, branch, private)
+        done = hub.api.create_commit(
+            repo,
+            _operations(bundle, page, parent, hub, opened),
+            commit_message=message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}",
+            revision=branch,
+            parent_commit=parent.oid,
+        )
+        if tag is not None:
+            _tag(hub.api, repo, tag, done.oid)
+    return str(done.commit_url)
+
+
+def _parent(hub: Hub, repo: str, branch: str, private: bool) -> Commit:
+    """The commit to push onto; makes the repository and the branch where they are missing.
+
+    The question comes first because it is the one request of the client that has a time limit.
+    """
+    try:
+        return look(hub, repo, branch)
+    except RevisionNotFoundError:
+        pass
+    except RepositoryNotFoundError:
+        # None, not False: an organisation may make its repositories private by default.
+        hub.api.create_repo(repo, private=private or None, exist_ok=True)
+    if branch != MAIN:
+        hub.api.create_branch(repo, branch=branch, exist_ok=True)
+    return look(hub, repo, branch)
+
+
+def _operations(
+    bundle: Bundle, page: bytes, parent: Commit, hub: Hub, opened: ExitStack
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    names = [CARD, *sorted(bundle.card.files)]
+    adds = [CommitOperationAdd(name, _content(bundle.path / name, hub, opened)) for name in names]
+    stale = [name for name in BUNDLE_FILES if name in parent.files and name not in names]
+    return [*adds, CommitOperationAdd(README, page), *(CommitOperationDelete(name) for name in stale)]
+
+
+def _page(bundle: Bundle, repo: str) -> bytes:
+    """The bundle's own README.md, or one made from its card and report."""
+    own = bundle.path / README
+    return own.read_bytes() if own.is_file() else render(bundle, repo).encode()
+
+
+def _content(path: Path, hub: Hub, opened: ExitStack) -> Path | BufferedReader:
+    """What the client is given to send.
+
+    Only the public Hub is known to speak Xet, and the client, not the server, decides on it: given an open file it
+    takes plain LFS instead, which every Hub speaks.
+    """
+    return path if hub.endpoint == PUBLIC else opened.enter_context(path.open("rb"))
+
+
+def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:
+    try:
+        api.create_tag(repo, tag=tag, revision=commit)
+    except HfHubHTTPError as exc:
+        if exc.response.status_code != 409:
+            raise
+        tags = {there.name: there.target_commit for there in api.list_repo_refs(repo).tags}
+        if tags.get(tag) != commit:
+            raise HubError(
+                f"pushed to {repo} as commit {commit}, but '{tag}' names another: give another tag="
+            ) from exc

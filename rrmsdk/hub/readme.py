@@ -1,0 +1,143 @@
+"""The README of a repository on the Hub: its YAML head for machines, and a page for people."""
+
+from __future__ import annotations
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rrmsdk.schema.bundle import REPORT, Bundle
+from rrmsdk.schema.card import Card
+from rrmsdk.schema.report import UPPER_BOUND, Report
+
+# Names of ours that are data sets on the Hub.
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+# Licences the Hub knows by these ids; others are `other` with a name.
+HUB_LICENCES = (
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense",
+    "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
+)  # fmt: skip
+
+
+def render(bundle: Bundle, repo: str) -> str:
+    """README.md of `bundle` as it lies in the repository `repo`. The same bundle always gives the same text."""
+    card = bundle.card
+    report = bundle.report if (bundle.path / REPORT).is_file() else None
+    body = "\n\n".join([f"# {repo.split('/')[-1]}", _what(card), _use(repo, card), _measured(report), _made(card)])
+    return f"---\n{_head(card, report, repo)}\n---\n\n{body}\n"
+
+
+def _head(card: Card, report: Report | None, repo: str) -> str:
+    known = card.licence in HUB_LICENCES
+    dataset = HUB_DATASETS.get(card.data.name)
+    data = ModelCardData(
+        library_name="rrmsdk",
+        license=card.licence if known else "other",
+        license_name=None if known else card.licence,
+        pipeline_tag="image-classification",
+        datasets=[dataset] if dataset else None,
+        metrics=["accuracy"],
+        tags=["rrmsdk", "adversarial-robustness", card.threat.norm, f"eps-{card.threat.eps}".replace("/", "-")]
+        + ["knowledge-distillation"] * bool(card.teachers),
+        model_name=repo.split("/")[-1],
+        eval_results=_results(card, report) if report else None,
+    )
+    return data.to_yaml().strip()
+
+
+def _results(card: Card, report: Report) -> list[EvalResult]:
+    threat = {"norm": report.threat.norm, "eps": str(report.threat.eps)}
+    attack = {"attack": report.attack, **threat, "images": report.images}
+    figures = (
+        ("Clean accuracy", report.clean, {"images": report.images}),
+        (f"Robust accuracy ({report.threat}, {report.attack}; upper bound found by attacking)", report.robust, attack),
+    )
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=HUB_DATASETS.get(card.data.name, card.data.name),
+            dataset_name=card.data.name,
+            dataset_split=report.split,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(figure, 6),
+            metric_args=args,
+        )
+        for name, figure, args in figures
+    ]
+
+
+def _what(card: Card) -> str:
+    size = f"{card.model.input_size}x{card.model.input_size}"
+    lines = [
+        f"`{card.model.arch}` for {card.model.classes} classes, {card.model.channels} x {size} pixels in [0, 1] "
+        f"(it normalises inside), trained on {card.data.name} by `{card.method.get('name')}`. "
+        f"The threat it is judged by: {card.threat}.",
+    ]
+    if card.notes:
+        lines.append(card.notes)
+    return "\n\n".join(lines)
+
+
+def _use(repo: str, card: Card) -> str:
+    example = ', student="resnet50", data="cifar10"' if card.data.name == "cifar10" else ", student=..., data=..."
+    return (
+        "## Use\n\n"
+        "```sh\n"
+        f"rrmsdk pull hub:{repo}\n"
+        "```\n\n"
+        "```python\nimport rrmsdk\n\n"
+        f'student = rrmsdk.transfer(teacher="hub:{repo}"{example})\n'
+        "```\n\n"
+        "Weights are safetensors; nothing here is a pickle, and every file is compared with its hash in `card.json`."
+    )
+
+
+def _measured(report: Report | None) -> str:
+    if report is None:
+        return "## Robustness\n\nIt has not been attacked yet: nothing is known about its robust accuracy."
+    low, high = report.interval
+    rows = [
+        f"| none (clean) | {report.images} | | {report.clean:.4f} |",
+        *(f"| {_cell(a.name)} | {a.attacked} | {a.broken} | {a.robust:.4f} |" for a in report.attacks),
+    ]
+    failed = [f"- {check.name}: {check.says}" for check in report.checks if not check.ok]
+    return "\n".join(
+        [
+            "## Robustness",
+            "",
+            UPPER_BOUND,
+            "",
+            f"{report.attack}, {report.threat}, {report.images} {report.split} images of {report.data.name} "
+            f"(stored as {report.data.encoding}): clean {report.clean:.4f}, "
+            f"robust {report.robust:.4f} (95 % interval over the drawn images {low:.4f} to {high:.4f}).",
+            "",
+            "| attack | images attacked | broken | accuracy left |",
+            "| --- | ---: | ---: | ---: |",
+            *rows,
+            *(["", "Checks that did not pass:", "", *failed] if failed else []),
+            "",
+            f"Seed {report.seed}, {report.engine}, {_cell(report.hardware)}, {report.date}. "
+            f"Weights sha256 `{report.weights_sha256}`.",
+        ]
+    )
+
+
+def _made(card: Card) -> str:
+    method = ", ".join(f"{name} = {setting}" for name, setting in card.method.items())
+    teachers = [
+        f"- Teacher: `{teacher.ref}`"
+        + (f" at commit `{teacher.revision}`" if teacher.revision else "")
+        + f", weights sha256 `{teacher.weights_sha256}`"
+        for teacher in card.teachers
+    ]
+    lines = [
+        f"- Method: {method}",
+        *teachers,
+        f"- Weights kept: {card.weights}",
+        f"- Licence: {card.licence}",
+        f"- Made with rrmsdk {card.rrmsdk_version}, {card.date}",
+    ]
+    return "## How it was made\n\n" + "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

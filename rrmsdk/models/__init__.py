@@ -1,0 +1,19 @@
+"""Students and teachers: `build` makes a classifier, `save` and `load` keep one."""
+
+from __future__ import annotations
+
+from rrmsdk.models.build import architectures, build, build_from
+from rrmsdk.models.classifier import Classifier, Features
+from rrmsdk.models.weights import from_bundle, load, read_pinned_pickle, save
+
+__all__ = [
+    "Classifier",
+    "Features",
+    "architectures",
+    "build",
+    "build_from",
+    "from_bundle",
+    "load",
+    "read_pinned_pickle",
+    "save",
+]

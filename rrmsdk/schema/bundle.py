@@ -1,0 +1,195 @@
+"""One folder layout for training, the Hub and serving; every file but the card and README.md is hashed in the card."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rrmsdk import files
+from rrmsdk.errors import DataError, IntegrityError, SaveError
+from rrmsdk.schema import value
+from rrmsdk.schema.card import Card, Score
+from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.report import Report
+from rrmsdk.schema.value import SCHEMA_VERSION, Value
+
+CARD, CONFIG, WEIGHTS, REPORT, README, RECIPE = (
+    "card.json", "config.json", "model.safetensors", "report.json", "README.md", "recipe.toml",
+)  # fmt: skip
+ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
+NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
+BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE)
+
+
+class Bundle(Value):
+    """A model's folder: `path`, and the `card` in it.
+
+    The verbs at the end are those of `rrmsdk`, said of this bundle.
+    """
+
+    path: Path
+    card: Card
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+    @property
+    def onnx(self) -> Path:
+        return self.path / ONNX
+
+    @property
+    def report(self) -> Report:
+        """What was found by attacking it.
+
+        Raises:
+            DataError: it was never attacked.
+        """
+        if not (self.path / REPORT).exists():
+            raise DataError(f"{self.path} has no report yet. Attack it first: rrmsdk verify path:{self.path}")
+        return value.read(Report, self.path / REPORT)
+
+    # The only arrows that point outward: a bundle's verbs live in the public package.
+    def verify(self, **settings: Any) -> Bundle:
+        """See `rrmsdk.verify`."""
+        import rrmsdk
+
+        return rrmsdk.verify(self, **settings)
+
+    def export(self, **settings: Any) -> Bundle:
+        """See `rrmsdk.export`."""
+        import rrmsdk
+
+        return rrmsdk.export(self, **settings)
+
+    def push(self, repo: str, **settings: Any) -> str:
+        """See `rrmsdk.push`."""
+        import rrmsdk
+
+        return rrmsdk.push(self, repo, **settings)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a card lies in the folder `path`."""
+    return (path / CARD).is_file()
+
+
+def read(path: Path) -> Bundle:
+    """The bundle in the folder `path`, its files compared with the hashes in its card.
+
+    Raises:
+        DataError: no bundle there.
+        IntegrityError: a file is missing or is not the one the card names, or the card is of another schema.
+        FieldError: the card has unknown or missing fields.
+    """
+    path = Path(path)
+    if (path / NEXT).is_file():
+        _finish_update(path)
+    if not is_bundle(path):
+        raise DataError(f"{path} is no bundle: it has no {CARD}")
+    card = _card(path / CARD)
+    check(path, card)
+    return Bundle(path=path, card=card)
+
+
+def _card(path: Path) -> Card:
+    text = path.read_bytes()
+    try:
+        version = json.loads(text).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError):
+        version = SCHEMA_VERSION  # no card at all: from_json says so
+    if version != SCHEMA_VERSION:
+        raise IntegrityError(f"{path} has schema version {version}; this rrmsdk reads {SCHEMA_VERSION}. Upgrade rrmsdk")
+    return value.from_json(Card, text, str(path))
+
+
+def check(path: Path, card: Card) -> None:
+    """Compare the files of a bundle with the hashes in its card. Raises IntegrityError."""
+    for needed in (CONFIG, WEIGHTS):
+        if needed not in card.files:
+            raise IntegrityError(f"the card of {path} does not name {needed}")
+    for name, promised in card.files.items():
+        # The name is judged, not where it leads: in the Hub's cache the files of a snapshot are links to blobs.
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise IntegrityError(f"the card of {path} names a file outside of it: {name}")
+        if not (path / name).is_file():
+            raise IntegrityError(f"{path / name} is missing, but the card names it")
+        found = files.sha256(path / name)
+        if found != promised:
+            raise IntegrityError(f"{path / name} has sha256 {found}, its card says {promised}")
+    if value.read(ModelConfig, path / CONFIG) != card.model:
+        raise IntegrityError(f"{path / CONFIG} and the card describe two different networks")
+
+
+def seal(path: Path, card: Card) -> Bundle:
+    """Write the card, last and in one rename, over the files that lie in `path` now."""
+    hashed = {name: files.sha256(path / name) for name in BUNDLE_FILES if (path / name).is_file()}
+    card = card.model_copy(update={"files": hashed, "score": _score(path / REPORT)})
+    value.write(card, path / CARD)
+    return Bundle(path=path, card=card)
+
+
+def update(bundle: Bundle, staged: Mapping[str, Path]) -> Bundle:
+    """Put finished files into a bundle, under their names in it, together with a card that names them.
+
+    A kill at any moment leaves the bundle as it was or as it will be: the next card is written first, and `read`
+    carries on from there.
+
+    Args:
+        staged: name in the bundle -> a file of the same disk, which is moved.
+
+    Raises:
+        SaveError: the disk is full or another process is writing; the bundle is as it was.
+    """
+    path = bundle.path
+    try:
+        with FileLock(path / LOCK, timeout=LOCK_SECONDS):
+            _roll_forward(path)
+            card = _card(path / CARD)
+            for name in BUNDLE_FILES:  # left behind by an update that was killed before its card
+                _staged(path, name).unlink(missing_ok=True)
+            for name, source in staged.items():
+                (path / name).parent.mkdir(exist_ok=True)
+                os.replace(source, _staged(path, name))
+            hashed = card.files | {name: files.sha256(_staged(path, name)) for name in staged}
+            score = _score(_staged(path, REPORT)) if REPORT in staged else card.score
+            value.write(card.model_copy(update={"files": hashed, "score": score}), path / NEXT)
+            _roll_forward(path)
+    except Timeout as exc:
+        raise SaveError(f"another process has been writing to {path} for {LOCK_SECONDS} s. Wait for it") from exc
+    except OSError as exc:
+        if isinstance(exc, SaveError):
+            raise
+        raise SaveError(f"could not write to {path}: {exc.strerror or exc}. The bundle is as it was") from exc
+    return read(path)
+
+
+def _finish_update(path: Path) -> None:
+    """Carry on where an update was killed. One that is still going on holds the lock, and is waited for."""
+    with FileLock(path / LOCK, timeout=LOCK_SECONDS):
+        _roll_forward(path)
+
+
+def _roll_forward(path: Path) -> None:
+    if not (path / NEXT).is_file():
+        return
+    for name in value.read(Card, path / NEXT).files:
+        if _staged(path, name).is_file():
+            os.replace(_staged(path, name), path / name)
+    os.replace(path / NEXT, path / CARD)
+
+
+def _staged(path: Path, name: str) -> Path:
+    return (path / name).with_name(f".{Path(name).name}.staged")
+
+
+def _score(path: Path) -> Score | None:
+    if not path.is_file():
+        return None
+    report = value.from_json(Report, path.read_bytes(), str(path))
+    return Score(clean=report.clean, robust=report.robust, attack=report.attack, images=report.images)

@@ -1,0 +1,122 @@
+"""A run, fully described: the arguments of `transfer` or `train`, as one TOML file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.schema.value import SCHEMA_VERSION, Value
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Schedule(Value):
+    """Learning rate over a run; the trainer multiplies `lr` by a factor that depends on the step alone.
+
+    kind: `cosine` to `final` x lr per step (RRM); `triangular` 0 -> 1 -> 0 with its top at `peak` (Fast AT);
+        `onecycle` (AKD); `multistep`, x `gamma` at the `milestones` in epochs (Madry, Rice); `exponential`, x `gamma`
+        each epoch (AKD's teachers); `constant`.
+    peak: where the top lies, as a share of the run.
+    """
+
+    kind: Literal["cosine", "triangular", "onecycle", "multistep", "exponential", "constant"] = "cosine"
+    final: Share = 1e-5
+    peak: Share = 0.4
+    milestones: tuple[float, ...] = ()
+    gamma: Positive = 0.1
+
+
+class TrainSpec(Value):
+    """How the weights are moved.
+
+    epochs: passes over the train split; may be a fraction.
+    precision: autocast of the forward pass; weights and optimiser state stay fp32.
+    ema: decay of an exponential moving average of the weights; None: none.
+    swa_from: share of the run after which weights are averaged with equal weight; None: none.
+    clip: largest L2 norm of the gradient; None: no clipping.
+    augment: `crop-flip` (pad 4, at 8 px pad 1), `crop` (no flip: digits) or `none`.
+    head: `teacher` starts the student's last layer from the teacher's where shapes agree.
+    keep: which weights the bundle serves: `last` (papers), or `best` on the validation split.
+    validate_every: epochs between two looks at the validation split; 0: only at the end.
+    checkpoint_every: steps between two checkpoints; 0: one each epoch.
+    """
+
+    epochs: Positive = 48.0
+    batch: Annotated[int, Field(ge=1)] = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Schedule = Schedule()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    swa_from: Share | None = None
+    clip: Positive | None = None
+    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
+    head: Literal["random", "teacher"] = "random"
+    keep: Literal["last", "best"] = "last"
+    validate_every: Annotated[float, Field(ge=0)] = 1.0
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainSpec:
+        if self.ema is not None and self.swa_from is not None:
+            raise ValueError("ema and swa_from are two averages of the same weights; give one")
+        return self
+
+
+class StudentSpec(Value):
+    """The network to train; classes, input size and channels come from the data.
+
+    width: RRM's projection: `teacher` gives the student an embedding as wide as the teacher's where they differ,
+        a number gives that width, None none.
+    """
+
+    arch: str
+    width: Annotated[int, Field(ge=1)] | Literal["teacher"] | None = None
+    width_mult: Positive = 1.0
+
+
+class VerifySpec(Value):
+    """How the result is judged.
+
+    attack: `autoattack`, `apgd` (RRM's AutoPGD, 50 steps, 10 restarts) or `pgd` (steps, restarts below).
+    images: how many of the test split, from its start; 0: all.
+    """
+
+    attack: Literal["autoattack", "apgd", "pgd"] = "autoattack"
+    images: Annotated[int, Field(ge=0)] = 1000
+    batch: Annotated[int, Field(ge=1)] = 256
+    steps: Annotated[int, Field(ge=1)] | None = None
+    restarts: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
+
+
+class Recipe(Value):
+    """Everything `rrmsdk train` and `rrmsdk transfer` need.
+
+    teacher: a reference; None: the method needs none.
+    method: `{name = "rrm", ...}`; its fields belong to `rrmsdk.methods`, which reads them at the door of the trainer
+        (values are torch-free, methods are not).
+    store: precision of the weights in the bundle; what is stored is what is judged.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    name: str = ""
+    licence: str = "apache-2.0"
+    teacher: str | None = None
+    student: StudentSpec
+    data: DataSpec
+    threat: ThreatModel
+    method: dict[str, Any]
+    train: TrainSpec = TrainSpec()
+    verify: VerifySpec = VerifySpec()
+    store: Literal["fp32", "fp16"] = "fp32"
+    seed: int = 0

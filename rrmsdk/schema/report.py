@@ -1,0 +1,109 @@
+"""What was found by attacking a model: a report says whose weights, on which images, and how."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from rrmsdk.schema.data import DataInfo
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.schema.value import SCHEMA_VERSION, Value
+
+UPPER_BOUND = (
+    "Robust accuracy here is an upper bound found by attacking: a stronger attack can only lower it. It is not a proof."
+)
+CLEAN_WRONG, ROBUST = "x", "."
+BROKEN_BY = "abcdefghijklmnopqrstuvwyz"  # no x: that is CLEAN_WRONG
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a share, 95 % by default (Wilson 1927)."""
+    if of <= 0:
+        return 0.0, 1.0
+    p, n = hits / of, of
+    centre, spread = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+    return max(0.0, low), min(1.0, high)
+
+
+class AttackResult(Value):
+    """One attack of the sequence. It sees only images that are still robust.
+
+    robust: share of all judged images that are still right after this attack and those before it.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    attacked: int
+    broken: int
+    robust: Share
+    seconds: float
+
+
+class Check(Value):
+    """Something that would make the number mean less, looked at and written down.
+
+    value: what was measured; None where it could not be.
+    """
+
+    name: str
+    ok: bool
+    value: float | None
+    says: str
+
+
+class Report(Value):
+    """Accuracy under attack, as data.
+
+    outcomes: one character an image, in the order of the split: `x` wrong without an attack, `.` robust,
+        `a`, `b`, ... broken by the first, second, ... attack.
+    interval: 95 % Wilson interval of `robust` over the drawn images; it does not cover a stronger attack.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    note: str = UPPER_BOUND
+    attack: str
+    threat: ThreatModel
+    images: Annotated[int, Field(ge=1)]
+    split: str
+    clean: Share
+    robust: Share
+    interval: tuple[Share, Share]
+    attacks: tuple[AttackResult, ...]
+    outcomes: str
+    checks: tuple[Check, ...] = ()
+    seed: int
+    batch: int
+    data: DataInfo
+    weights_sha256: str
+    engine: str
+    versions: dict[str, str]
+    hardware: str
+    seconds: float
+    date: str
+
+    @model_validator(mode="after")
+    def _agrees_with_its_outcomes(self) -> Report:
+        if len(self.outcomes) != self.images:
+            raise ValueError(f"{len(self.outcomes)} outcomes for {self.images} images")
+        strange = set(self.outcomes) - set(BROKEN_BY[: len(self.attacks)] + ROBUST + CLEAN_WRONG)
+        if strange:
+            raise ValueError(f"outcomes hold {sorted(strange)}, which no attack of the report explains")
+        robust, wrong = self.outcomes.count(ROBUST), self.outcomes.count(CLEAN_WRONG)
+        for name, told, seen in (("robust", self.robust, robust), ("clean", self.clean, self.images - wrong)):
+            if abs(told - seen / self.images) > 1e-9:
+                raise ValueError(f"{name} says {told} but the outcomes say {seen}/{self.images}")
+        return self
+
+    def summary(self) -> str:
+        """Two lines for a terminal; the first says what kind of number it is."""
+        low, high = self.interval
+        return (
+            f"{self.note}\n"
+            f"clean {self.clean:.4f}  robust {self.robust:.4f} [{low:.4f}, {high:.4f}]  "
+            f"{self.attack}  {self.threat}  {self.images} {self.split} images  {self.seconds:.0f} s"
+        )

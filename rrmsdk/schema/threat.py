@@ -1,0 +1,59 @@
+"""What the attacker may do: a norm and an exact radius, in pixels of [0, 1]."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+
+from rrmsdk.errors import FieldError
+from rrmsdk.schema.value import Value, parse
+
+
+def _fraction(value: object) -> object:
+    # A float is read as it is written (0.031 is 31/1000), not as its binary neighbour.
+    if isinstance(value, float):
+        value = repr(value)
+    if isinstance(value, int | str | Fraction) and not isinstance(value, bool):
+        try:
+            return Fraction(value)
+        except (ValueError, ZeroDivisionError) as exc:
+            raise ValueError("a radius is a fraction such as 8/255, or a decimal") from exc
+    raise ValueError("a radius is a fraction such as 8/255, or a decimal")
+
+
+def _positive(value: Fraction) -> Fraction:
+    if value <= 0:
+        raise ValueError("a radius is above 0")
+    return value
+
+
+Radius = Annotated[
+    Fraction,
+    BeforeValidator(_fraction),
+    AfterValidator(_positive),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+
+
+class ThreatModel(Value):
+    """All images within `eps` of the natural one in `norm`, and inside [0, 1].
+
+    It is given once and used both for training and for judging; `8/255` stays `8/255`.
+    """
+
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Radius
+
+    @classmethod
+    def parse(cls, text: str) -> ThreatModel:
+        """`linf:8/255` as a value. Raises FieldError."""
+        norm, colon, eps = text.partition(":")
+        if not colon:
+            raise FieldError(f"threat '{text}': type NORM:EPS, for example linf:8/255 or l2:1/2")
+        return parse(cls, {"norm": norm, "eps": eps}, "threat")
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{self.eps}"

@@ -1,0 +1,47 @@
+"""Averages of the weights: exponential (EMA) or equal (SWA; Izmailov et al. 2018), with batch-norm statistics refreshed."""
+
+from __future__ import annotations
+
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+import torch
+
+from rrmsdk.methods.batch import Batch, Method
+from rrmsdk.models.pair import Pair
+from rrmsdk.models.classifier import Classifier
+from rrmsdk.schema.recipe import TrainSpec
+
+
+def averaged(student: Classifier, spec: TrainSpec) -> AveragedModel | None:
+    """A copy of the student that follows it, or None where the recipe asks for no average."""
+    if spec.ema is not None:
+        return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(spec.ema), use_buffers=False)
+    if spec.swa_from is not None:
+        return AveragedModel(student, multi_avg_fn=get_swa_multi_avg_fn(), use_buffers=False)
+    return None
+
+
+def follows(spec: TrainSpec, step: int, total: int) -> bool:
+    """Whether the average takes in the weights after `step`."""
+    return spec.ema is not None or (spec.swa_from is not None and step >= spec.swa_from * total)
+
+
+def refresh_batch_norm(student: Classifier, teachers: tuple[Classifier, ...], method: Method, batches: list[Batch]) -> None:
+    """Recompute the running statistics of `student` as a plain mean over what `method` shows it on `batches`.
+
+    An averaged network has statistics of no batch it ever saw; those of its method (attacked images, say) are the
+    ones it was trained under.
+    """
+    layers = [layer for layer in student.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch: cumulative mean
+    student.train()
+    pair = Pair(student, teachers)
+    with torch.no_grad():
+        for batch in batches:
+            method.loss(pair, batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

@@ -1,0 +1,105 @@
+"""A run's folder: one run at a time, one recipe a folder, a bundle when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+import rrmsdk
+from rrmsdk import models
+from rrmsdk.errors import MismatchError, SaveError
+from rrmsdk.hub import Fetched
+from rrmsdk.models.classifier import Classifier
+from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.card import Card, Pinned
+from rrmsdk.schema.data import DataInfo
+from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.recipe import Recipe
+from rrmsdk.training.run import BEST, CHECKPOINT, LAST, Trained
+
+LOCK = ".lock"
+
+
+def student(recipe: Recipe, info: DataInfo, teachers: tuple[Classifier, ...]) -> Classifier:
+    """The network of the recipe, its weights a function of the recipe's seed."""
+    spec, width = recipe.student, recipe.student.width
+    if width == "teacher":
+        width = teachers[0].embedding_width if teachers else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return models.build(
+            spec.arch, len(info.labels), info.size, info.channels, width=width, width_mult=spec.width_mult
+        )
+
+
+@contextmanager
+def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
+    """Hold the folder for one run; gives its bundle if that run is finished already.
+
+    Raises:
+        MismatchError: the folder holds a run of another recipe; the fields that differ are shown.
+        SaveError: another process is training there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as exc:
+        raise SaveError(f"another process is training in {folder}. Wait for it, or choose another folder") from exc
+    except OSError as exc:
+        raise SaveError(f"cannot write to {folder}: {exc.strerror}") from exc
+    with lock:
+        kept = folder / bundles.RECIPE
+        if kept.exists():
+            _same(value.read(Recipe, kept), recipe, folder)
+        else:
+            value.write(recipe, kept)
+        yield bundles.read(folder) if bundles.is_bundle(folder) else None
+
+
+def _same(kept: Recipe, asked: Recipe, folder: Path) -> None:
+    old, new = _flat(kept.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
+    differ = [f"{name} {old.get(name)!r} there, {new.get(name)!r} asked" for name in sorted(old | new)
+              if old.get(name) != new.get(name) and not name.startswith("verify.")]  # fmt: skip
+    if differ:
+        raise MismatchError(f"{folder} holds a run of another recipe ({'; '.join(differ[:5])}). Choose another folder")
+
+
+def _flat(fields: dict, prefix: str = "") -> dict:
+    flat = {}
+    for name, entry in fields.items():
+        flat |= _flat(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {f"{prefix}{name}": entry}
+    return flat
+
+
+def bundle(
+    folder: Path, recipe: Recipe, config: ModelConfig, info: DataInfo, trained: Trained, taught: Fetched | None
+) -> Bundle:
+    """Make the folder a bundle: the weights to serve, config, card. The checkpoint goes last, when all is there."""
+    kept = recipe.train.keep
+    weights = models.load(config, folder / (BEST if kept == "best" else LAST))
+    models.save(weights, folder / bundles.WEIGHTS, torch.float16 if recipe.store == "fp16" else None)
+    value.write(config, folder / bundles.CONFIG)
+    teachers = ()
+    if taught is not None:
+        pinned = taught.bundle.card.files[bundles.WEIGHTS]
+        teachers = (Pinned(ref=recipe.teacher or "", revision=taught.revision, weights_sha256=pinned),)
+    says = " ".join(
+        f"{name}: step {v.step}, validation clean {v.clean:.4f}, PGD-10 {v.robust:.4f}."
+        for name, v in (("last", trained.last), ("best", trained.best))
+    )
+    card = Card(
+        name=recipe.name or folder.name, model=config, data=info, threat=recipe.threat, method=recipe.method,
+        teachers=teachers, weights=kept, licence=recipe.licence, notes=says,
+        rrmsdk_version=rrmsdk.__version__, date=datetime.now(UTC).date().isoformat(),
+    )  # fmt: skip
+    sealed = bundles.seal(folder, card)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return sealed

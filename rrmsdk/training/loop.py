@@ -1,0 +1,187 @@
+"""The loop, as a generator: the caller logs, checkpoints and stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from rrmsdk import data, methods
+from rrmsdk.errors import DivergedError, MismatchError
+from rrmsdk.methods.batch import Batch, Method
+from rrmsdk.models.pair import Pair
+from rrmsdk.schema.recipe import TrainSpec
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.training.average import averaged, follows
+from rrmsdk.training.schedule import factor
+
+READ_EVERY = 50  # steps between two looks at the loss on an accelerator: each look waits for the device
+
+
+@dataclass
+class Training:
+    """All that a run changes: the weights, the optimiser, the average, the gradient scale, and how many steps are done.
+
+    Everything else (order, augmentation, noise, learning rate) is a pure function of (seed, step, sample id).
+    """
+
+    pair: Pair
+    method: Method
+    split: data.Split
+    threat: ThreatModel
+    spec: TrainSpec
+    seed: int
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    scaler: torch.amp.GradScaler | None
+    done: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.split.pixels.device
+
+    @property
+    def per_epoch(self) -> int:
+        return data.steps_per_epoch(self.split, self.spec.batch)
+
+    @property
+    def total(self) -> int:
+        return max(1, round(self.spec.epochs * self.per_epoch))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that has been taken. `loss` is on the device; reading it waits for the device."""
+
+    number: int
+    total: int
+    epoch: float
+    loss: Tensor
+    lr: float
+
+
+def prepare(
+    pair: Pair, method: Method, split: data.Split, threat: ThreatModel, spec: TrainSpec, *, seed: int = 0
+) -> Training:
+    """A run at its first step, on the device where `split` lies.
+
+    Raises:
+        MismatchError: method and pair do not fit, the precision is not for this device, or a batch is larger than the
+            split.
+    """
+    device = split.pixels.device
+    methods.check(method, pair)
+    if spec.precision == "fp16" and device.type != "cuda":
+        raise MismatchError(f"precision 'fp16' is for CUDA, this run is on '{device.type}'. Use precision 'bf16' or 'fp32'")
+    if spec.batch > len(split):
+        raise MismatchError(f"a batch of {spec.batch} is larger than the train split of {len(split)} images")
+    layout = torch.channels_last if spec.channels_last else torch.contiguous_format
+    for network in (pair.student, *pair.teachers):
+        network.to(device=device, memory_format=layout)
+    if spec.head == "teacher":
+        _copy_head(pair)
+    if spec.compile:
+        for network in (pair.student, *pair.teachers):
+            network.network.compile()
+    return Training(
+        pair, method, split, threat, spec, seed,
+        optimizer=_optimizer(pair.student, spec, device),
+        average=averaged(pair.student, spec),
+        scaler=torch.amp.GradScaler(device.type) if spec.precision == "fp16" else None,
+    )  # fmt: skip
+
+
+def _optimizer(student: nn.Module, spec: TrainSpec, device: torch.device) -> torch.optim.Optimizer:
+    fused = device.type == "cuda"
+    if spec.optimizer == "adamw":
+        return torch.optim.AdamW(student.parameters(), spec.lr, weight_decay=spec.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        student.parameters(), spec.lr, momentum=spec.momentum, nesterov=spec.nesterov,
+        weight_decay=spec.weight_decay, fused=fused,
+    )  # fmt: skip
+
+
+def _copy_head(pair: Pair) -> None:
+    """Start the student's last layer from the teacher's."""
+    student, teacher = pair.student.head, pair.teacher.head
+    if student.weight.shape != teacher.weight.shape:
+        raise MismatchError(
+            f"head='teacher': the student's last layer is {tuple(student.weight.shape)}, "
+            f"the teacher's {tuple(teacher.weight.shape)}. Give the student width='teacher', or head='random'"
+        )
+    student.load_state_dict(teacher.state_dict())
+
+
+def autocast(spec: TrainSpec, device: torch.device) -> AbstractContextManager[None]:
+    """The precision of the forward pass; weights stay fp32."""
+    if spec.precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if spec.precision == "bf16" else torch.float16)
+
+
+def draw(training: Training, step: int) -> Batch:
+    """The images of `step`, cut from the tensor on the device, augmented."""
+    drawn = data.batch(
+        training.split, step=step, size=training.spec.batch, seed=training.seed, augment=training.spec.augment
+    )
+    x = drawn.x.contiguous(memory_format=torch.channels_last) if training.spec.channels_last else drawn.x
+    return Batch(
+        x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=step, progress=step / training.total
+    )
+
+
+def steps(training: Training) -> Iterator[Step]:
+    """Take the steps that are left, one each time the caller asks.
+
+    Raises:
+        DivergedError: the loss is not finite. It is looked at each step on a CPU, every 50 steps and at the end
+            elsewhere.
+    """
+    while training.done < training.total:
+        step = training.done
+        lr = training.spec.lr * factor(training.spec.schedule, step, training.total, training.per_epoch)
+        # Dropout draws from torch's generator, so that too is made a function of (seed, step).
+        with torch.random.fork_rng(devices=[training.device] if training.device.type == "cuda" else []):
+            torch.manual_seed((training.seed << 32) + step)
+            loss = _step(training, draw(training, step), lr)
+        training.done = step + 1
+        if training.device.type == "cpu" or training.done % READ_EVERY == 0 or training.done == training.total:
+            _look(loss, training)
+        yield Step(training.done, training.total, training.done / training.per_epoch, loss, lr)
+
+
+def _step(training: Training, batch: Batch, lr: float) -> Tensor:
+    """Forward, backward, and one move of the weights."""
+    student, optimizer, scaler = training.pair.student, training.optimizer, training.scaler
+    student.train()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with autocast(training.spec, training.device):
+        loss = training.method.loss(training.pair, batch)
+    optimizer.zero_grad(set_to_none=True)
+    (scaler.scale(loss) if scaler else loss).backward()
+    if training.spec.clip is not None:
+        if scaler:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(student.parameters(), training.spec.clip)
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    if training.average is not None and follows(training.spec, training.done, training.total):
+        training.average.update_parameters(student)
+    return loss.detach()
+
+
+def _look(loss: Tensor, training: Training) -> None:
+    value = loss.item()
+    if not (value - value == 0):
+        raise DivergedError(
+            f"the loss is {value} at step {training.done} of {training.total}. "
+            f"Lower lr (now {training.spec.lr}), or set clip"
+        )

@@ -1,0 +1,116 @@
+"""A run in its folder: checkpointed, logged, resumable; ends with the last and the best weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rrmsdk import data, models
+from rrmsdk.errors import DivergedError
+from rrmsdk.models.classifier import Classifier
+from rrmsdk.schema import value
+from rrmsdk.training import checkpoint
+from rrmsdk.training.average import refresh_batch_norm
+from rrmsdk.training.log import Bar, Metrics, progress
+from rrmsdk.training.loop import Step, Training, autocast, draw, steps
+from rrmsdk.training.validate import Validation, validate
+
+CHECKPOINT, BEST, LAST = "checkpoint.safetensors", "best.safetensors", "last.safetensors"
+BATCH_NORM_STEPS = 100  # batches behind the statistics of an averaged network
+ROW_EVERY = 20  # steps between two rows of metrics.csv
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The two sets of weights a run ends with, and what validation said of each. `best` may be `last`."""
+
+    last: Validation
+    best: Validation
+
+
+def run(training: Training, validation: data.Split, folder: Path, *, title: str = "train", quiet: bool = False) -> Trained:
+    """Take the steps that are left, writing checkpoints into `folder`; `last.safetensors` and `best.safetensors` at the end.
+
+    A run killed at any point and started again with the same arguments ends with the same bits on a CPU.
+
+    Raises:
+        DivergedError: the loss is not finite; `.checkpoint` is the last good state.
+        IntegrityError: the checkpoint in `folder` is damaged or of another network.
+    """
+    path = folder / CHECKPOINT
+    best = None
+    if path.exists():
+        facts = checkpoint.restore(training, path)
+        best = value.from_json(Validation, facts["best"]) if "best" in facts else None
+    metrics = Metrics(folder, training.done)
+    with progress(title, quiet) as bar:
+        try:
+            for step, rate in _timed(training):
+                best = _after(step, rate, training, validation, folder, metrics, best, bar)
+        except DivergedError as exc:
+            kept = path if path.exists() else None
+            where = f"The last good checkpoint is {kept}" if kept else "It came before the first checkpoint"
+            raise DivergedError(f"{exc}. {where}", kept) from exc
+    return _finish(training, validation, folder, metrics, best)
+
+
+def _timed(training: Training) -> Iterator[tuple[Step, float]]:
+    """Each step with the images per second since the one before."""
+    before = time.perf_counter()
+    for step in steps(training):
+        now = time.perf_counter()
+        yield step, training.spec.batch / (now - before)
+        before = time.perf_counter()
+
+
+def _after(
+    step: Step, rate: float, training: Training, validation: data.Split, folder: Path, metrics: Metrics,
+    best: Validation | None, bar: Bar,
+) -> Validation | None:  # fmt: skip
+    """What is due after a step: a row, a look at validation, a checkpoint."""
+    look_every = round(training.spec.validate_every * training.per_epoch)
+    looked = None
+    if look_every and step.number % look_every == 0 and len(validation) and step.number < training.total:
+        looked = _validate(training, validation, training.pair.student)
+        if best is None or looked.score > best.score:
+            best = looked
+            models.save(training.pair.student, folder / BEST)
+    if step.number % ROW_EVERY == 0 or looked is not None or step.number == training.total:
+        loss = step.loss.item()
+        metrics.add(step, loss, rate, looked)
+        bar(step.number, step.total, f"loss {loss:.4f}  {rate:.0f} images/s")
+    if step.number % (training.spec.checkpoint_every or training.per_epoch) == 0:
+        save(training, folder, best)
+        metrics.write()
+    return best
+
+
+def save(training: Training, folder: Path, best: Validation | None) -> None:
+    """Write the checkpoint; the best validation so far travels with it."""
+    checkpoint.save(training, folder / CHECKPOINT, {"best": best.model_dump_json()} if best else {})
+
+
+def _validate(training: Training, split: data.Split, student: Classifier) -> Validation:
+    return validate(student, split, training.threat, training.spec, seed=training.seed, step=training.done)
+
+
+def _finish(training: Training, validation: data.Split, folder: Path, metrics: Metrics, best: Validation | None) -> Trained:
+    """Average, judge on validation, and write the two sets of weights."""
+    student = training.pair.student
+    if training.average is not None and int(training.average.n_averaged) > 0:
+        student = training.average.module
+        batches = [draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total))]
+        with autocast(training.spec, training.device):
+            refresh_batch_norm(student, training.pair.teachers, training.method, batches)
+    student.eval()
+    last = Validation(step=training.done, clean=0.0, robust=0.0)
+    if len(validation):
+        last = _validate(training, validation, student)
+    models.save(student, folder / LAST)
+    if best is None or last.score >= best.score or not (folder / BEST).exists():
+        best = last
+        models.save(student, folder / BEST)
+    metrics.write()
+    return Trained(last=last, best=best)

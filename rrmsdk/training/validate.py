@@ -1,0 +1,55 @@
+"""A look at the validation split, for choosing; the test split is never looked at here."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from rrmsdk import data
+from rrmsdk.attacks.geometry import random_start
+from rrmsdk.attacks.pgd import pgd
+from rrmsdk.methods.inner import in_mode
+from rrmsdk.models.classifier import Classifier
+from rrmsdk.schema.recipe import TrainSpec
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.schema.value import Value
+from rrmsdk.training.loop import autocast
+
+IMAGES, STEPS = 512, 10  # enough to tell epochs apart (standard error about 2 points), cheap enough for each epoch
+
+
+class Validation(Value):
+    """Accuracy on held-out training images, without an attack and under PGD-10 (one uniform start, step eps / 4)."""
+
+    step: int
+    clean: float
+    robust: float
+
+    @property
+    def score(self) -> float:
+        """What `best` means: the mean of the two. A natural network has no robust accuracy, and is chosen by clean."""
+        return (self.clean + self.robust) / 2
+
+
+def validate(
+    student: Classifier, split: data.Split, threat: ThreatModel, spec: TrainSpec, *, seed: int, step: int
+) -> Validation:
+    """Judge the first images of the validation split, in the precision of the training."""
+    split = split.take(min(IMAGES, len(split)))
+    right = robust = at = 0
+    frozen = {parameter for parameter in student.parameters() if parameter.requires_grad}
+    with in_mode(student, "eval"), autocast(spec, split.pixels.device):
+        for parameter in frozen:  # the attack needs no gradient of the weights
+            parameter.requires_grad_(False)
+        for x, y in data.batches(split, 128):
+            ids = split.ids[at : at + len(y)]
+            start = random_start(x, threat, seed=seed, step=0, ids=ids)
+            x_adv = pgd(lambda z, y=y: F.cross_entropy(student(z), y, reduction="sum"), x, threat, steps=STEPS, start=start)
+            with torch.no_grad():
+                clean_right = student(x).argmax(1) == y
+                right += int(clean_right.sum())
+                robust += int((clean_right & (student(x_adv).argmax(1) == y)).sum())
+            at += len(y)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    return Validation(step=step, clean=right / len(split), robust=robust / len(split))

@@ -1,0 +1,59 @@
+"""The page of a repository says what was measured, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from rrmsdk.hub.readme import render
+from rrmsdk.schema.card import Pinned
+from rrmsdk.schema.report import UPPER_BOUND
+from tests.bundles import make_bundle
+
+
+def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:
+    teacher = Pinned(ref="hub:resnet18-linf", weights_sha256="1" * 64)
+    page = ModelCard(render(make_bundle(tmp_path, teachers=(teacher,)), "acme/tiny"))
+    head = page.data.to_dict()
+    assert (head["library_name"], head["license"], head["pipeline_tag"]) == (
+        "rrmsdk",
+        "apache-2.0",
+        "image-classification",
+    )
+    assert head["tags"] == ["rrmsdk", "adversarial-robustness", "linf", "eps-1-10", "knowledge-distillation"]
+
+
+def test_the_figures_are_in_the_model_index(tmp_path: Path) -> None:
+    results = ModelCard(render(make_bundle(tmp_path), "acme/tiny")).data.eval_results
+    assert [(result.metric_type, result.metric_value) for result in results] == [("accuracy", 0.9), ("accuracy", 0.7)]
+    assert results[1].metric_args == {"attack": "autoattack", "norm": "linf", "eps": "1/10", "images": 10}
+
+
+def test_the_figures_follow_the_line_that_says_what_they_are(tmp_path: Path) -> None:
+    section = render(make_bundle(tmp_path), "acme/tiny").split("## Robustness\n\n")[1]
+    assert section.splitlines()[0] == UPPER_BOUND
+    assert "| apgd-ce | 9 | 2 | 0.7000 |" in section
+
+
+def test_a_bundle_that_was_not_attacked_claims_nothing(tmp_path: Path) -> None:
+    page = render(make_bundle(tmp_path, attacked=False), "acme/tiny")
+    assert "It has not been attacked yet" in page
+    assert "model-index" not in page
+
+
+def test_a_licence_the_hub_does_not_know_is_named(tmp_path: Path) -> None:
+    head = ModelCard(render(make_bundle(tmp_path, licence="acme-internal"), "acme/tiny")).data.to_dict()
+    assert (head["license"], head["license_name"]) == ("other", "acme-internal")
+
+
+def test_the_same_bundle_gives_the_same_page(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    assert render(bundle, "acme/tiny") == render(bundle, "acme/tiny")
+
+
+def test_the_page_says_how_to_use_and_who_taught(tmp_path: Path) -> None:
+    teacher = Pinned(ref="hub:acme/big", revision="a" * 40, weights_sha256="1" * 64)
+    page = render(make_bundle(tmp_path, teachers=(teacher,)), "acme/tiny")
+    assert "rrmsdk pull hub:acme/tiny" in page
+    assert f"Teacher: `hub:acme/big` at commit `{'a' * 40}`" in page

@@ -1,0 +1,114 @@
+"""The loop: what a step does, when it stops, what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from tests.training import small
+from tests.training.small import DATA, THREAT, training
+
+from rrmsdk import data, methods, models
+from rrmsdk.errors import DivergedError, MismatchError
+from rrmsdk.models.pair import Pair
+from rrmsdk.schema.recipe import TrainSpec
+from rrmsdk.training import prepare, run, steps, validate
+from rrmsdk.training.run import BEST, CHECKPOINT, LAST
+
+
+def test_a_run_takes_the_steps_of_its_epochs_and_numbers_them_from_one():
+    numbers = [step.number for step in steps(training(epochs=0.25))]
+    assert numbers == list(range(1, round(0.25 * (1294 // 64)) + 1))
+
+
+def test_training_lowers_the_loss_on_real_images():
+    losses = [step.loss.item() for step in steps(training("natural", epochs=4))]
+    assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not():
+    def trained(seed: int) -> torch.Tensor:
+        going = training(epochs=0.2, seed=seed)
+        for _ in steps(going):
+            pass
+        return going.pair.student.head.weight.detach().clone()
+
+    assert torch.equal(trained(0), trained(0))
+    assert not torch.equal(trained(0), trained(1))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(tmp_path):
+    held_out = data.load(DATA).validation
+    going = training(epochs=1, lr=1e30, checkpoint_every=1, schedule={"kind": "constant"})
+    with pytest.raises(DivergedError, match="Lower lr .*The last good checkpoint is") as told:
+        run(going, held_out, tmp_path, quiet=True)
+    assert told.value.checkpoint == tmp_path / CHECKPOINT
+    assert (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_batch_larger_than_the_split_is_refused_with_both_numbers():
+    with pytest.raises(MismatchError, match="batch of 5000 is larger than the train split of 1294"):
+        training(batch=5000)
+
+
+def test_fp16_on_a_cpu_is_refused_with_the_remedy():
+    with pytest.raises(MismatchError, match="Use precision 'bf16' or 'fp32'"):
+        training(precision="fp16")
+
+
+def test_the_head_can_start_from_the_teachers():
+    torch.manual_seed(0)
+    teacher = models.build("cnn", 10, 8, 1, width_mult=0.25)
+    student = models.build("resnet14", 10, 8, 1, width_mult=0.5, width=teacher.embedding_width)
+    prepare(Pair(student, (teacher,)), methods.parse({"name": "rrm"}), data.load(DATA).train, THREAT, TrainSpec(head="teacher"))
+    assert torch.equal(student.head.weight, teacher.head.weight)
+
+
+def test_a_head_of_another_shape_is_refused_with_both_shapes():
+    teacher, student = models.build("cnn", 10, 8, 1, width_mult=0.25), models.build("resnet14", 10, 8, 1, width_mult=0.5)
+    pair, method = Pair(student, (teacher,)), methods.parse({"name": "natural"})
+    with pytest.raises(MismatchError, match=r"\(10, 32\), the teacher's \(10, 64\)"):
+        prepare(pair, method, data.load(DATA).train, THREAT, TrainSpec(head="teacher"))
+
+
+def test_a_run_leaves_last_and_best_weights_and_its_metrics(tmp_path):
+    held_out = data.load(DATA).validation
+    trained = run(training("natural", epochs=2, validate_every=0.5), held_out, tmp_path, quiet=True)
+    for name in (LAST, BEST):
+        models.load(small.training().pair.student.config, tmp_path / name)
+    assert trained.best.score >= trained.last.score
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["val_clean"]] == [10, 20, 30]
+    assert int(rows[-1]["step"]) == 40
+
+
+def test_the_best_weights_are_those_that_validation_scored_best(tmp_path):
+    held_out = data.load(DATA).validation
+    going = training("natural", epochs=2, validate_every=0.5, lr=0.5, schedule={"kind": "constant"})
+    trained = run(going, held_out, tmp_path, quiet=True)
+    best = models.load(going.pair.student.config, tmp_path / BEST)
+    again = validate(best, held_out, THREAT, going.spec, seed=0, step=trained.best.step)
+    assert again == trained.best
+
+
+def test_averaged_weights_are_served_with_statistics_of_their_own(tmp_path):
+    held_out = data.load(DATA).validation
+    plain = run(training("natural", epochs=3), held_out, tmp_path / "plain", quiet=True)
+    averaged = run(training("natural", epochs=3, swa_from=0.5), held_out, tmp_path / "swa", quiet=True)
+    assert averaged.last.clean > plain.last.clean - 0.1
+
+
+def test_validation_leaves_the_student_as_it_was():
+    student = training().pair.student
+    validate(student, data.load(DATA).validation, THREAT, TrainSpec(), seed=0, step=0)
+    assert student.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in student.parameters())
+
+
+def test_a_compiled_student_takes_the_same_steps():
+    eager, compiled = training(epochs=0.1), training(epochs=0.1)
+    torch._dynamo.reset()
+    compiled.pair.student.network.compile(backend="eager", fullgraph=True)
+    for one, other in zip(steps(eager), steps(compiled), strict=True):
+        assert one.loss.item() == pytest.approx(other.loss.item(), rel=1e-5)

@@ -1,0 +1,48 @@
+"""The learning rates of the papers, at the steps where the papers say what they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from rrmsdk.schema.recipe import Schedule
+from rrmsdk.training.schedule import factor
+
+
+def _at(step: int, total: int = 1000, per_epoch: int = 10, **fields) -> float:
+    return factor(Schedule(**fields), step, total, per_epoch)
+
+
+def test_cosine_falls_from_one_to_its_final_value_per_step():
+    assert _at(0, kind="cosine") == 1
+    assert _at(500, kind="cosine") == pytest.approx(0.5, abs=1e-5)
+    assert _at(1000, kind="cosine", final=1e-5) == pytest.approx(1e-5)
+
+
+def test_triangular_rises_to_its_peak_and_falls_to_zero():
+    assert _at(0, kind="triangular", peak=0.4) == pytest.approx(0, abs=0.003)
+    assert _at(400, kind="triangular", peak=0.4) == pytest.approx(1)
+    assert _at(1000, kind="triangular", peak=0.4) == pytest.approx(0)
+
+
+def test_onecycle_starts_at_a_twenty_fifth():
+    assert _at(0, kind="onecycle") == pytest.approx(1 / 25)
+    assert _at(400, kind="onecycle", peak=0.4) == pytest.approx(1)
+    assert _at(1000, kind="onecycle", final=1e-5) == pytest.approx(1e-5)
+
+
+def test_multistep_drops_at_its_milestones_and_keeps_what_it_dropped():
+    fields = {"kind": "multistep", "milestones": (40, 60)}
+    assert [_at(step, **fields) for step in (399, 400, 599, 600)] == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_exponential_drops_once_an_epoch():
+    assert [_at(step, kind="exponential", gamma=0.9) for step in (9, 10, 25)] == pytest.approx([1, 0.9, 0.81])
+
+
+def test_constant_stays():
+    assert {_at(step, kind="constant") for step in (0, 500, 999)} == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["cosine", "triangular", "onecycle", "multistep", "exponential", "constant"])
+def test_no_schedule_leaves_zero_to_one(kind):
+    assert all(0 <= _at(step, kind=kind) <= 1 for step in range(1000))
