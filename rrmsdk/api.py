@@ -57,11 +57,10 @@ def transfer(
     from rrmsdk import methods
 
     taught = _fetch_teacher(teacher)
-    data = _as(DataSpec, data, "name")
-    student = _as(StudentSpec, {"arch": student, "width": "teacher"} if isinstance(student, str) else student, "arch")
-    how = method if _is_method(method) else methods.parse(dict(_fields(method, "name")))
+    arch: Fields | StudentSpec = {"arch": student, "width": "teacher"} if isinstance(student, str) else student
+    how = method if isinstance(method, methods.Method) else methods.parse(dict(_fields(method, "name")))
     recipe = Recipe(
-        teacher=teacher, student=student, data=data,
+        teacher=teacher, student=_as(StudentSpec, arch, "arch"), data=_as(DataSpec, data, "name"),
         threat=taught.bundle.card.threat if threat is None else _threat(threat),
         method=_described(how), train=_as(TrainSpec, train or {}, "epochs"),
         verify=_as(VerifySpec, verify or {}, "attack"), seed=seed,
@@ -70,7 +69,9 @@ def transfer(
     return _run(recipe, folder, how, attack=verify is not None, quiet=quiet)
 
 
-def train(recipe: str | Path | Recipe | Fields, *, out: str | Path | None = None, attack: bool = True, quiet: bool = False) -> Bundle:
+def train(
+    recipe: str | Path | Recipe | Fields, *, out: str | Path | None = None, attack: bool = True, quiet: bool = False
+) -> Bundle:
     """Run a recipe: a teacher (`pgd_at`, `fast_at`), a natural network, or a transfer.
 
     Args:
@@ -117,14 +118,17 @@ def verify(
         DataError, MismatchError, IntegrityError, SaveError
     """
     _needs_torch("verify")
+    import torch
+
     from rrmsdk import models
     from rrmsdk.training.log import progress
-    from rrmsdk.verify import verify as judge
+    from rrmsdk.verification import verify as judge
 
     spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
     bundle = _own(model, out)
     images = _images(_as(DataSpec, data or bundle.card.data.name, "name"), bundle)
     network = models.from_bundle(bundle).to(_device())
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
     with progress(f"attack {bundle.card.name}", quiet) as bar:
         report = judge(
             network, images.test.to(_device()), bundle.card.threat, spec, info=images.info,
@@ -199,7 +203,7 @@ def load(ref: str | Path | Bundle) -> Classifier:
 
 
 def zoo(*, online: bool = False) -> tuple[Listed, ...]:
-    """What can be pulled: the embedded bundles, those in the cache, and, `online`, those of the organisation on the Hub."""
+    """What can be pulled: embedded bundles, those in the cache and, `online`, those of the organisation on the Hub."""
     from rrmsdk import hub
 
     return hub.listing(online=online)
@@ -221,7 +225,12 @@ def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, quiet: b
     with runs.opened(folder, recipe) as finished:
         if finished is None:
             training = trainer.prepare(
-                Pair(student, teachers), method, images.train.to(_device()), recipe.threat, recipe.train, seed=recipe.seed
+                Pair(student, teachers),
+                method,
+                images.train.to(_device()),
+                recipe.threat,
+                recipe.train,
+                seed=recipe.seed,
             )
             trained = trainer.run(training, images.validation.to(_device()), folder, title=_name(recipe), quiet=quiet)
             finished = runs.bundle(folder, recipe, student.config, images.info, trained, taught)
@@ -320,10 +329,6 @@ def _fields(given: Any, key: str) -> Fields:
 
 def _threat(threat: str | ThreatModel) -> ThreatModel:
     return threat if isinstance(threat, ThreatModel) else ThreatModel.parse(threat)
-
-
-def _is_method(method: Any) -> bool:
-    return callable(getattr(method, "loss", None))
 
 
 def _described(method: Any) -> dict[str, Any]:

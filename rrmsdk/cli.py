@@ -26,22 +26,33 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME. An interrupted run there is continued.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME. An interrupted run there is continued."),
+]
 Model = Annotated[str, typer.Argument(help="A folder, path:DIR, hub:NAME or hub:org/name[@revision].")]
-Data = Annotated[str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the card.")]
-Copy = Annotated[Path | None, typer.Option("--out", "-o", help="Work on a copy in this folder. Default for hub: models: runs/NAME.")]
+Data = Annotated[
+    str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the card.")
+]
+Copy = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Work on a copy in this folder. Default for hub: models: runs/NAME.")
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A field of the recipe, e.g. train.epochs=5 or method.ce_weight=1e-3. Repeatable."),
-]  # fmt: skip
+    typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A field of the recipe: train.epochs=5. Repeatable."),
+]
 
 
 @app.command()
 def transfer(
     teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
-    student: Annotated[str, typer.Option("--student", help="An architecture: resnet50, mobilenet_v2, wrn-28-10, timm:NAME, ...")],
+    student: Annotated[
+        str, typer.Option("--student", help="An architecture: resnet50, mobilenet_v2, wrn-28-10, timm:NAME, ...")
+    ],
     data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
-    method: Annotated[str, typer.Option("--method", "-m", help="rrm, or a baseline: natural, pgd_at, fast_at.")] = "rrm",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="rrm, or a baseline: natural, pgd_at, fast_at.")
+    ] = "rrm",
     threat: Annotated[str | None, typer.Option(help="NORM:EPS, e.g. linf:8/255. Default: the teacher's.")] = None,
     attack: Annotated[str, typer.Option(help="How to judge: autoattack, apgd, pgd or none.")] = "autoattack",
     out: Out = None,
@@ -87,14 +98,20 @@ def train(
 @app.command()
 def verify(
     model: Model,
-    attack: Annotated[str, typer.Option("--attack", "-a", help="autoattack, apgd (RRM's AutoPGD) or pgd.")] = "autoattack",
-    images: Annotated[int, typer.Option("--images", "-n", help="How many of the test split, from its start; 0: all.")] = 1000,
+    attack: Annotated[
+        str, typer.Option("--attack", "-a", help="autoattack, apgd (RRM's AutoPGD) or pgd.")
+    ] = "autoattack",
+    images: Annotated[
+        int, typer.Option("--images", "-n", help="How many of the test split, from its start; 0: all.")
+    ] = 1000,
     data: Data = None,
     batch: Annotated[int, typer.Option(help="Images in one forward pass.")] = 256,
     steps: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
-    save_adversarial: Annotated[Path | None, typer.Option(help="Keep the adversarial images in this .safetensors file.")] = None,
+    save_adversarial: Annotated[
+        Path | None, typer.Option(help="Keep the adversarial images in this .safetensors file.")
+    ] = None,
     out: Copy = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -165,17 +182,25 @@ def zoo(
     table = Table("model", "architecture", "data", "threat", "clean", "robust", "attack", "MB", "from")
     for entry in listed:
         score = entry.score
-        shown = (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack}, {score.images} images") if score else ("", "", "not attacked")
-        table.add_row(entry.ref, entry.arch, entry.data, str(entry.threat), *shown, f"{entry.size / 1e6:.1f}", entry.source)
+        shown = (
+            (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack}, {score.images} images")
+            if score
+            else ("", "", "not attacked")
+        )
+        table.add_row(
+            entry.ref, entry.arch, entry.data, str(entry.threat), *shown, f"{entry.size / 1e6:.1f}", entry.source
+        )
     Console().print(table)
 
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the student's bundle goes.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the student's bundle goes.")] = Path(
+        "runs/quickstart"
+    ),
     as_json: AsJson = False,
 ) -> None:
-    """The main job on the embedded digits teacher: transfer, attack, export, compare. Under three minutes on 2 cores."""
+    """The main job on the embedded digits teacher: transfer, attack, export, compare."""
     from rrmsdk.quickstart import quickstart as go
 
     rows = go(out, quiet=as_json)
@@ -196,9 +221,11 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
             given = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             given = text
-        for part in reversed(name.split(".")):
-            given = {part: given}
-        fields = _merged(fields, given)
+        *outer, last = name.split(".")
+        nested: dict[str, Any] = {last: given}
+        for part in reversed(outer):
+            nested = {part: nested}
+        fields = _merged(fields, nested)
     return fields
 
 
@@ -212,7 +239,9 @@ def _merged(fields: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _no_more(fields: dict[str, Any]) -> None:
     for name in fields:
-        raise FieldError(f"--set {name}: no such field.{did_you_mean(name, ('student', 'data', 'method', 'train', 'verify'))}")
+        raise FieldError(
+            f"--set {name}: no such field.{did_you_mean(name, ('student', 'data', 'method', 'train', 'verify'))}"
+        )
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
@@ -221,7 +250,9 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         report = bundle.report.model_dump(mode="json", exclude={"outcomes"}) if attacked else None
         _print({"path": str(bundle.path), "card": card.model_dump(mode="json"), "report": report})
         return
-    print(f"{bundle.path}  {card.name}  {card.model.arch}  {card.method['name']}  weights: {card.weights}. {card.notes}")
+    print(
+        f"{bundle.path}  {card.name}  {card.model.arch}  {card.method['name']}  weights: {card.weights}. {card.notes}"
+    )
     print(bundle.report.summary() if attacked else "not attacked yet")
 
 
@@ -233,14 +264,18 @@ def _print(fields: Any) -> None:
     print(json.dumps(fields, indent=2))
 
 
+STOPPED = 130  # what typer makes of Ctrl-C
+
+
 def main() -> NoReturn:
     """Run the command line; a foreseen error is one line and exit code 2, Ctrl-C is 130."""
     try:
-        app(standalone_mode=True)
+        app()
     except RrmError as exc:
         print(f"rrmsdk: {exc}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("rrmsdk: stopped. What was finished is kept; the same command continues.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as exc:
+        if exc.code == STOPPED:
+            print("rrmsdk: stopped. What was finished is kept; the same command continues.", file=sys.stderr)
+        raise
     sys.exit(0)

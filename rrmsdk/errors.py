@@ -91,7 +91,7 @@ class MissingExtraError(RrmError, ImportError):
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 4) -> str:
-    """" Did you mean 'x' or 'y'?", or all known words when none is near and they are few."""
+    """ " Did you mean 'x' or 'y'?", or all known words when none is near and they are few."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
     if close:

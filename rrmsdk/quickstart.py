@@ -46,7 +46,9 @@ def quickstart(out: Path, *, quiet: bool = False) -> list[dict[str, Any]]:
     rows = [_row("teacher", teacher), _row("natural student", natural), _row("transferred student", transferred)]
     console.print(_table(rows))
     console.print(UPPER_BOUND)
-    console.print(f"{transferred.path} holds the student: weights, card, report, ONNX graph. Next: rrmsdk verify {out} --images 0")
+    console.print(
+        f"{transferred.path} holds the student: weights, card, report, ONNX graph. Next: rrmsdk verify {out} --images 0"
+    )
     return rows
 
 
@@ -59,8 +61,17 @@ def _row(name: str, bundle: Bundle) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("model", "architecture", "clean", "AutoAttack", "95 % interval", title=f"digits, {rows[0]['threat']}, {rows[0]['images']} test images")
+    table = Table(
+        "model",
+        "architecture",
+        "clean",
+        "AutoAttack",
+        "95 % interval",
+        title=f"digits, {rows[0]['threat']}, {rows[0]['images']} test images",
+    )
     for row in rows:
         low, high = row["interval"]
-        table.add_row(row["model"], row["arch"], f"{row['clean']:.3f}", f"{row['robust']:.3f}", f"{low:.3f} to {high:.3f}")
+        table.add_row(
+            row["model"], row["arch"], f"{row['clean']:.3f}", f"{row['robust']:.3f}", f"{low:.3f} to {high:.3f}"
+        )
     return table

@@ -13,7 +13,10 @@ Images = Float[Tensor, "B C H W"]
 PerImage = Float[Tensor, "B 1 1 1"]
 
 _TINY = 1e-12
-_SLIDE_SHARE = 0.01  # share of pixels an L1 step moves (Tramer and Boneh 2019, section 3)
+_SLIDE_SHARE, _SLIDE_LEAST = (
+    0.01,
+    5,
+)  # share of pixels an L1 step moves (Tramer and Boneh 2019, section 3), and how many at least
 
 
 def length(delta: Images, norm: str) -> PerImage:
@@ -51,7 +54,7 @@ def direction(grad: Images, threat: ThreatModel) -> Images:
     if threat.norm == "l2":
         return grad / length(grad, "l2").clamp_min(_TINY)
     size = grad.abs().flatten(1)
-    moved = max(1, round(_SLIDE_SHARE * size.shape[1]))
+    moved = max(_SLIDE_LEAST, round(_SLIDE_SHARE * size.shape[1]))
     smallest = size.topk(moved, dim=1).values[:, -1:].view(-1, 1, 1, 1)
     step = grad.sign() * (grad.abs() >= smallest)
     return step / length(step, "l1").clamp_min(_TINY)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +63,7 @@ def _trace(model: nn.Module) -> Any:
     # Two images: a batch of one would be folded into the graph as a constant.
     example = torch.full((2, config.channels, config.input_size, config.input_size), 0.5)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             program = torch.onnx.export(
                 frozen,
                 (example,),
@@ -73,12 +76,27 @@ def _trace(model: nn.Module) -> Any:
             )
         assert program is not None
         return program.model_proto
-    except Exception as exc:  # the exporter raises what it likes; its last line says what could not be traced
-        raise ExportError(f"{config.arch} cannot be exported to ONNX: {_last_line(exc)}") from exc
+    except Exception as exc:  # the exporter wraps whatever the network raised
+        raise ExportError(f"{config.arch} cannot be exported to ONNX: {_first_cause(exc)}") from exc
 
 
-def _last_line(exc: BaseException) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[-1]
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the screen the graphs that torch prints when it cannot trace one; the error says what was wrong."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _first_cause(exc: BaseException) -> str:
+    while exc.__cause__ is not None:
+        exc = exc.__cause__
+    return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"
 
 
 def _strip(message: Any) -> None:
@@ -101,6 +119,9 @@ def _check(proto: Any) -> None:
         raise ExportError(f"the exporter wrote the opsets {opsets}, asked for {OPSET} of ONNX's own operators")
     if proto.functions:
         raise ExportError(f"the exporter left functions in the graph: {', '.join(one.name for one in proto.functions)}")
+    for end in (*proto.graph.input, *proto.graph.output):
+        if not end.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(f"the graph has a fixed batch at '{end.name}': forward must take any number of images")
     for node in _nodes(proto.graph):
         if RANDOM.fullmatch(node.op_type):
             raise ExportError(

@@ -55,9 +55,11 @@ def check_parity(
     last place of fp32. Where there are fewer images than the largest batch, they are repeated to fill it.
 
     Raises:
+        MismatchError, DataError: pixels that the session does not take.
         ParityError: a larger gap, or another class on an image whose top two logits are further apart than that.
     """
     pixels = _at_least(pixels.detach().cpu().float(), max(batches))
+    session.check(pixels.numpy())
     told = _logits(model, pixels)
     largest = float(told.abs().max())
     tolerance = atol + rtol * largest

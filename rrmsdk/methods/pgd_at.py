@@ -1,4 +1,5 @@
-"""Adversarial training (SAT). Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018."""
+"""Adversarial training (SAT). Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018
+(arXiv:1706.06083)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,11 @@ from rrmsdk.schema.model import ModelConfig, PerChannel
 
 
 class Features(NamedTuple):
-    """What one forward pass shows: `embedding` is the input of the last linear layer, `maps` go shallow to deep."""
+    """What one forward pass shows.
+
+    embedding: the input of the last linear layer; in train mode, what dropout left of it.
+    maps: the outputs of the stages, shallow to deep.
+    """
 
     logits: Float[Tensor, "B K"]
     embedding: Float[Tensor, "B D"]

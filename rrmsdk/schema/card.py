@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.threat import ThreatModel
@@ -47,4 +49,4 @@ class Card(Value):
     notes: str = ""
     rrmsdk_version: str
     date: str
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)

@@ -26,7 +26,8 @@ class DataInfo(Value):
     """What a data set turned out to be; travels in cards and reports.
 
     fingerprint: sha256 over the decoded uint8 pixels and labels of every split.
-    encoding: how the images were stored (`png`, `jpeg`, `raw`, `mixed`): JPEG costs accuracy and is said beside figures.
+    encoding: how the images were stored (`png`, `jpeg`, `raw`, `mixed`); JPEG costs accuracy, so it is said beside
+        figures.
     """
 
     name: str

@@ -37,7 +37,9 @@ class Ref(Value):
                 raise RefError(f"'{text}' is not a Hub reference. Type hub:NAME, hub:org/name or hub:org/name@revision")
             return cls(kind="hub", **match.groupdict())
         if not text or not re.fullmatch(r"[\w.-]+(:[\w.-]+)?", text) or text.startswith("."):
-            raise RefError(f"'{text}' is not a model. A folder is path:{text or 'DIR'}, a repository is hub:{text or 'org/name'}")
+            raise RefError(
+                f"'{text}' is not a model. A folder is path:{text or 'DIR'}, a repository is hub:{text or 'org/name'}"
+            )
         return cls(kind="arch", name=text)
 
     def __str__(self) -> str:

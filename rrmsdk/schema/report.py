@@ -37,7 +37,7 @@ class AttackResult(Value):
     """
 
     name: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     attacked: int
     broken: int
     robust: Share

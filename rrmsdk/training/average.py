@@ -1,15 +1,14 @@
-"""Averages of the weights: exponential (EMA) or equal (SWA; Izmailov et al. 2018), with batch-norm statistics refreshed."""
+"""Averages of the weights, exponential (EMA) or equal (SWA; Izmailov et al. 2018), and their batch-norm statistics."""
 
 from __future__ import annotations
 
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-import torch
-
 from rrmsdk.methods.batch import Batch, Method
-from rrmsdk.models.pair import Pair
 from rrmsdk.models.classifier import Classifier
+from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec
 
 
@@ -27,7 +26,9 @@ def follows(spec: TrainSpec, step: int, total: int) -> bool:
     return spec.ema is not None or (spec.swa_from is not None and step >= spec.swa_from * total)
 
 
-def refresh_batch_norm(student: Classifier, teachers: tuple[Classifier, ...], method: Method, batches: list[Batch]) -> None:
+def refresh_batch_norm(
+    student: Classifier, teachers: tuple[Classifier, ...], method: Method, batches: list[Batch]
+) -> None:
     """Recompute the running statistics of `student` as a plain mean over what `method` shows it on `batches`.
 
     An averaged network has statistics of no batch it ever saw; those of its method (attacked images, say) are the

@@ -15,7 +15,6 @@ from rrmsdk.errors import IntegrityError
 from rrmsdk.files import replacing
 from rrmsdk.training.loop import Training
 
-
 T = TypeVar("T")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
-import rrmsdk
 from rrmsdk import models
 from rrmsdk.errors import MismatchError, SaveError
 from rrmsdk.hub import Fetched
@@ -98,7 +98,7 @@ def bundle(
     card = Card(
         name=recipe.name or folder.name, model=config, data=info, threat=recipe.threat, method=recipe.method,
         teachers=teachers, weights=kept, licence=recipe.licence, notes=says,
-        rrmsdk_version=rrmsdk.__version__, date=datetime.now(UTC).date().isoformat(),
+        rrmsdk_version=version("rrmsdk"), date=datetime.now(UTC).date().isoformat(),
     )  # fmt: skip
     sealed = bundles.seal(folder, card)
     (folder / CHECKPOINT).unlink(missing_ok=True)

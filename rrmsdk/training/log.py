@@ -49,7 +49,7 @@ class Metrics:
     def write(self) -> None:
         """Replace the CSV by what has been added so far."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS)
+        writer = csv.DictWriter(text, list[str](COLUMNS))
         writer.writeheader()
         writer.writerows(self.rows)
         files.write_text(self.path, text.getvalue())
@@ -75,8 +75,16 @@ def progress(title: str, quiet: bool = False) -> Iterator[Bar]:
     if quiet:
         yield lambda done, total, says: None
     elif sys.stderr.isatty():
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[says]}"))  # fmt: skip
+        bar, percent = BarColumn(), TextColumn("{task.percentage:>3.0f}%")
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            bar,
+            percent,
+            TimeElapsedColumn(),
+            TextColumn("left"),
+        )
+        columns += (TimeRemainingColumn(), TextColumn("{task.fields[says]}"))
         with Progress(*columns, console=Console(stderr=True)) as shown:
             task = shown.add_task(title, says="")
             yield lambda done, total, says: shown.update(task, completed=done, total=total, says=says)
@@ -85,16 +93,19 @@ def progress(title: str, quiet: bool = False) -> Iterator[Bar]:
 
 
 def _lines(title: str) -> Bar:
-    began = last = time.monotonic()
-    first = -1
+    """Time left is reckoned from the first call, which a resumed run makes in its middle; a new attack begins anew."""
+    began = told = time.monotonic()
+    first = last = 0
 
     def show(done: int, total: int, says: str) -> None:
-        nonlocal last, first
-        first = done if first < 0 else first
+        nonlocal began, told, first, last
         now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            left = (now - began) / max(1, done - first) * (total - done)
+        if done < last or not first:
+            began, first = now, done
+        last = done
+        if now - told >= SECONDS_BETWEEN_LINES and done > first:
+            left = (now - began) / (done - first) * (total - done)
             print(f"{title}: {done}/{total}  {says}  {left / 60:.1f} min left", file=sys.stderr, flush=True)
-            last = now
+            told = now
 
     return show

@@ -76,12 +76,14 @@ def prepare(
     device = split.pixels.device
     methods.check(method, pair)
     if spec.precision == "fp16" and device.type != "cuda":
-        raise MismatchError(f"precision 'fp16' is for CUDA, this run is on '{device.type}'. Use precision 'bf16' or 'fp32'")
+        raise MismatchError(
+            f"precision 'fp16' is for CUDA, this run is on '{device.type}'. Use precision 'bf16' or 'fp32'"
+        )
     if spec.batch > len(split):
         raise MismatchError(f"a batch of {spec.batch} is larger than the train split of {len(split)} images")
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
     for network in (pair.student, *pair.teachers):
-        network.to(device=device, memory_format=layout)
+        network.to(device).to(memory_format=layout)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
     if spec.head == "teacher":
         _copy_head(pair)
     if spec.compile:
@@ -116,7 +118,7 @@ def _copy_head(pair: Pair) -> None:
     student.load_state_dict(teacher.state_dict())
 
 
-def autocast(spec: TrainSpec, device: torch.device) -> AbstractContextManager[None]:
+def autocast(spec: TrainSpec, device: torch.device) -> AbstractContextManager[object]:
     """The precision of the forward pass; weights stay fp32."""
     if spec.precision == "fp32":
         return nullcontext()
@@ -129,9 +131,7 @@ def draw(training: Training, step: int) -> Batch:
         training.split, step=step, size=training.spec.batch, seed=training.seed, augment=training.spec.augment
     )
     x = drawn.x.contiguous(memory_format=torch.channels_last) if training.spec.channels_last else drawn.x
-    return Batch(
-        x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=step, progress=step / training.total
-    )
+    return Batch(x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=step, progress=step / training.total)
 
 
 def steps(training: Training) -> Iterator[Step]:

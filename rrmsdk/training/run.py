@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from rrmsdk import data, models
 from rrmsdk.errors import DivergedError
@@ -19,6 +20,7 @@ from rrmsdk.training.validate import Validation, validate
 
 CHECKPOINT, BEST, LAST = "checkpoint.safetensors", "best.safetensors", "last.safetensors"
 BATCH_NORM_STEPS = 100  # batches behind the statistics of an averaged network
+SECONDS_BETWEEN_CHECKPOINTS = 300.0  # at most, however long an epoch takes
 ROW_EVERY = 20  # steps between two rows of metrics.csv
 
 
@@ -30,8 +32,10 @@ class Trained:
     best: Validation
 
 
-def run(training: Training, validation: data.Split, folder: Path, *, title: str = "train", quiet: bool = False) -> Trained:
-    """Take the steps that are left, writing checkpoints into `folder`; `last.safetensors` and `best.safetensors` at the end.
+def run(
+    training: Training, validation: data.Split, folder: Path, *, title: str = "train", quiet: bool = False
+) -> Trained:
+    """Take the steps that are left, with checkpoints in `folder`, and write `last.safetensors` and `best.safetensors`.
 
     A run killed at any point and started again with the same arguments ends with the same bits on a CPU.
 
@@ -47,8 +51,14 @@ def run(training: Training, validation: data.Split, folder: Path, *, title: str 
     metrics = Metrics(folder, training.done)
     with progress(title, quiet) as bar:
         try:
+            saved = time.monotonic()
             for step, rate in _timed(training):
                 best = _after(step, rate, training, validation, folder, metrics, best, bar)
+                due = step.number % (training.spec.checkpoint_every or training.per_epoch) == 0
+                if due or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                    save(training, folder, best)
+                    metrics.write()
+                    saved = time.monotonic()
         except DivergedError as exc:
             kept = path if path.exists() else None
             where = f"The last good checkpoint is {kept}" if kept else "It came before the first checkpoint"
@@ -69,7 +79,7 @@ def _after(
     step: Step, rate: float, training: Training, validation: data.Split, folder: Path, metrics: Metrics,
     best: Validation | None, bar: Bar,
 ) -> Validation | None:  # fmt: skip
-    """What is due after a step: a row, a look at validation, a checkpoint."""
+    """What may be due after a step: a row, a look at validation. Gives the best validation so far."""
     look_every = round(training.spec.validate_every * training.per_epoch)
     looked = None
     if look_every and step.number % look_every == 0 and len(validation) and step.number < training.total:
@@ -81,9 +91,6 @@ def _after(
         loss = step.loss.item()
         metrics.add(step, loss, rate, looked)
         bar(step.number, step.total, f"loss {loss:.4f}  {rate:.0f} images/s")
-    if step.number % (training.spec.checkpoint_every or training.per_epoch) == 0:
-        save(training, folder, best)
-        metrics.write()
     return best
 
 
@@ -96,11 +103,13 @@ def _validate(training: Training, split: data.Split, student: Classifier) -> Val
     return validate(student, split, training.threat, training.spec, seed=training.seed, step=training.done)
 
 
-def _finish(training: Training, validation: data.Split, folder: Path, metrics: Metrics, best: Validation | None) -> Trained:
+def _finish(
+    training: Training, validation: data.Split, folder: Path, metrics: Metrics, best: Validation | None
+) -> Trained:
     """Average, judge on validation, and write the two sets of weights."""
     student = training.pair.student
     if training.average is not None and int(training.average.n_averaged) > 0:
-        student = training.average.module
+        student = cast(Classifier, training.average.module)
         batches = [draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total))]
         with autocast(training.spec, training.device):
             refresh_batch_norm(student, training.pair.teachers, training.method, batches)

@@ -44,7 +44,9 @@ def validate(
         for x, y in data.batches(split, 128):
             ids = split.ids[at : at + len(y)]
             start = random_start(x, threat, seed=seed, step=0, ids=ids)
-            x_adv = pgd(lambda z, y=y: F.cross_entropy(student(z), y, reduction="sum"), x, threat, steps=STEPS, start=start)
+            x_adv = pgd(
+                lambda z, y=y: F.cross_entropy(student(z), y, reduction="sum"), x, threat, steps=STEPS, start=start
+            )
             with torch.no_grad():
                 clean_right = student(x).argmax(1) == y
                 right += int(clean_right.sum())

@@ -24,7 +24,7 @@ from rrmsdk.schema.threat import ThreatModel
 LABELS = ("zero", "one", "two", "three", "four")
 
 
-def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
+def _shaken(model: nn.Module, seed: int = 0) -> nn.Module:
     """Weights that a training could have left: folding a fresh BatchNorm (mean 0, variance 1) would prove nothing."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -38,21 +38,21 @@ def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def classifier(config: ModelConfig, seed: int = 0) -> Classifier:
+def _classifier(config: ModelConfig, seed: int = 0) -> Classifier:
     """In train mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = models.build_from(config)
-    shaken(model, seed)
+    _shaken(model, seed)
     return model.train()
 
 
-def images(config: ModelConfig, many: int) -> Tensor:
+def _images(config: ModelConfig, many: int) -> Tensor:
     draw = torch.Generator().manual_seed(many)
     return torch.rand(many, config.channels, config.input_size, config.input_size, generator=draw)
 
 
-def attacked(model: Classifier, pixels: Tensor) -> Tensor:
+def _attacked(model: Classifier, pixels: Tensor) -> Tensor:
     """Three steps of PGD towards any other class than the model's own."""
     victim = models.build_from(model.config).eval()
     victim.load_state_dict(model.state_dict())
@@ -64,18 +64,8 @@ def attacked(model: Classifier, pixels: Tensor) -> Tensor:
 CNN = ModelConfig(arch="cnn", classes=5, input_size=8, channels=1, width_mult=0.125)
 
 
-@pytest.fixture
-def new_bundle(tmp_path: Path) -> Callable[[], tuple[Bundle, Classifier]]:
-    """Makes a bundle that was never exported, and gives the network in it."""
-
-    def make() -> tuple[Bundle, Classifier]:
-        return bundle_in(tmp_path / "bundle")
-
-    return make
-
-
-def bundle_in(folder: Path) -> tuple[Bundle, Classifier]:
-    model = classifier(CNN)
+def _bundle(folder: Path) -> tuple[Bundle, Classifier, Tensor]:
+    model = _classifier(CNN)
     data = DataInfo(
         name="digits", labels=LABELS, size=8, channels=1, train=9, validation=1, test=2, fingerprint="0", encoding="raw"
     )
@@ -90,4 +80,25 @@ def bundle_in(folder: Path) -> tuple[Bundle, Classifier]:
         rrmsdk_version="0",
         date="2026-01-01",
     )
-    return bundles.seal(folder, card), model
+    return bundles.seal(folder, card), model, _images(CNN, 20)
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Callable[..., Classifier]:
+    return _classifier
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Tensor]:
+    return _images
+
+
+@pytest.fixture(scope="session")
+def attacked() -> Callable[..., Tensor]:
+    return _attacked
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[[Path], tuple[Bundle, Classifier, Tensor]]:
+    """Writes a bundle that was never exported; gives it, the network in it, and some images."""
+    return _bundle

@@ -23,7 +23,9 @@ def training(method: str = "fast_at", seed: int = 0, arch: str = "cnn", **spec) 
     torch.manual_seed(seed)
     student = models.build(arch, 10, 8, 1, width_mult=0.25)
     fields = {"epochs": 1.0, "batch": 64, "lr": 0.05, "augment": "crop"} | spec
-    return prepare(Pair(student), methods.parse({"name": method}), data.load(DATA).train, THREAT, TrainSpec(**fields), seed=seed)
+    return prepare(
+        Pair(student), methods.parse({"name": method}), data.load(DATA).train, THREAT, TrainSpec(**fields), seed=seed
+    )
 
 
 def main(folder: Path) -> None:

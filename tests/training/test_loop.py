@@ -6,8 +6,6 @@ import csv
 
 import pytest
 import torch
-from tests.training import small
-from tests.training.small import DATA, THREAT, training
 
 from rrmsdk import data, methods, models
 from rrmsdk.errors import DivergedError, MismatchError
@@ -15,6 +13,8 @@ from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.training import prepare, run, steps, validate
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
+from tests.training import small
+from tests.training.small import DATA, THREAT, training
 
 
 def test_a_run_takes_the_steps_of_its_epochs_and_numbers_them_from_one():
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not():
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(tmp_path):
     held_out = data.load(DATA).validation
     going = training(epochs=1, lr=1e30, checkpoint_every=1, schedule={"kind": "constant"})
-    with pytest.raises(DivergedError, match="Lower lr .*The last good checkpoint is") as told:
+    with pytest.raises(DivergedError, match=r"Lower lr .*The last good checkpoint is") as told:
         run(going, held_out, tmp_path, quiet=True)
     assert told.value.checkpoint == tmp_path / CHECKPOINT
     assert (tmp_path / CHECKPOINT).exists()
@@ -61,12 +61,21 @@ def test_the_head_can_start_from_the_teachers():
     torch.manual_seed(0)
     teacher = models.build("cnn", 10, 8, 1, width_mult=0.25)
     student = models.build("resnet14", 10, 8, 1, width_mult=0.5, width=teacher.embedding_width)
-    prepare(Pair(student, (teacher,)), methods.parse({"name": "rrm"}), data.load(DATA).train, THREAT, TrainSpec(head="teacher"))
+    prepare(
+        Pair(student, (teacher,)),
+        methods.parse({"name": "rrm"}),
+        data.load(DATA).train,
+        THREAT,
+        TrainSpec(head="teacher"),
+    )
     assert torch.equal(student.head.weight, teacher.head.weight)
 
 
 def test_a_head_of_another_shape_is_refused_with_both_shapes():
-    teacher, student = models.build("cnn", 10, 8, 1, width_mult=0.25), models.build("resnet14", 10, 8, 1, width_mult=0.5)
+    teacher, student = (
+        models.build("cnn", 10, 8, 1, width_mult=0.25),
+        models.build("resnet14", 10, 8, 1, width_mult=0.5),
+    )
     pair, method = Pair(student, (teacher,)), methods.parse({"name": "natural"})
     with pytest.raises(MismatchError, match=r"\(10, 32\), the teacher's \(10, 64\)"):
         prepare(pair, method, data.load(DATA).train, THREAT, TrainSpec(head="teacher"))

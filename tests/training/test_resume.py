@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training import small
 
 from rrmsdk.errors import IntegrityError
 from rrmsdk.files import sha256
 from rrmsdk.training import checkpoint, steps
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
+from tests.training import small
 
 SETTINGS = [
     {"optimizer": "sgd"},
@@ -82,7 +82,7 @@ def test_a_truncated_checkpoint_is_refused_and_says_what_to_do(tmp_path):
     checkpoint.save(training, tmp_path / "c")
     whole = (tmp_path / "c").read_bytes()
     (tmp_path / "c").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(IntegrityError, match="is no checkpoint of this run: .*Delete it to start the run again"):
+    with pytest.raises(IntegrityError, match=r"is no checkpoint of this run: .*Delete it to start the run again"):
         checkpoint.restore(training, tmp_path / "c")
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from rrmsdk import files
 from rrmsdk.errors import DataError, IntegrityError, SaveError
 from rrmsdk.schema.report import Report
-from rrmsdk.verify.checks import usable
-from rrmsdk.verify.judge import judging, right
+from rrmsdk.verification.checks import usable
+from rrmsdk.verification.judge import judging, right
 
 _FACTS = ("threat", "weights_sha256", "data", "fingerprint", "split", "attack", "seed", "batch")
 

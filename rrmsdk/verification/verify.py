@@ -18,9 +18,9 @@ from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import CLEAN_WRONG, ROBUST, Check, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.verify import checks, provenance, saved
-from rrmsdk.verify.attacking import Found, Progress, run
-from rrmsdk.verify.judge import excess, judging, right, slack
+from rrmsdk.verification import checks, provenance, saved
+from rrmsdk.verification.attacking import Found, Progress, run
+from rrmsdk.verification.judge import excess, judging, right, slack
 
 
 def verify(

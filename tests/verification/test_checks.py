@@ -16,9 +16,9 @@ from rrmsdk.data import Split, to_unit
 from rrmsdk.errors import DataError, FieldError, IntegrityError, MismatchError, SaveError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import AttackResult
-from rrmsdk.verify import checks, read_adversarial, reevaluate, saved, verify
-from rrmsdk.verify.attacking import run
-from rrmsdk.verify.judge import judging
+from rrmsdk.verification import checks, read_adversarial, reevaluate, saved, verify
+from rrmsdk.verification.attacking import run
+from rrmsdk.verification.judge import judging
 from tests.attacks.small_network import LINF, digits, network
 
 PGD = VerifySpec(attack="pgd", images=16, steps=5)

@@ -13,7 +13,7 @@ from rrmsdk.attacks.configured import Attack, Round, device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, AttackResult
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.verify.judge import into_ball, right
+from rrmsdk.verification.judge import into_ball, right
 
 Progress = Callable[[str, int, int], None]
 

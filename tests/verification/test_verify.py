@@ -17,9 +17,9 @@ from rrmsdk.schema import value
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import Report, wilson
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.verify import read_adversarial, reevaluate, verify
-from rrmsdk.verify.attacking import run
-from rrmsdk.verify.judge import judging
+from rrmsdk.verification import read_adversarial, reevaluate, verify
+from rrmsdk.verification.attacking import run
+from rrmsdk.verification.judge import judging
 from tests.attacks.small_network import L1, L2, LINF, digits, network
 
 SHA = "0" * 64
@@ -259,11 +259,14 @@ def test_precision_settings_are_put_back(model):
 
 def test_a_caller_under_autocast_or_inference_mode_gets_the_same_number(model):
     spec = VerifySpec(attack="pgd", images=IMAGES, steps=5)
-    expected = judge(model, spec).outcomes
+    plain = judge(model, spec)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert judge(model, spec).outcomes == expected
+        assert torch.equal(model(torch.ones(1, 1, 8, 8)), model(torch.ones(1, 1, 8, 8)).bfloat16())
+        cast = judge(model, spec)
     with torch.inference_mode():
-        assert judge(model, spec).outcomes == expected
+        inferring = judge(model, spec)
+    assert cast.outcomes == inferring.outcomes == plain.outcomes
+    assert cast.checks == inferring.checks == plain.checks  # the largest logit among them, to the last bit
 
 
 def test_a_report_says_with_what_and_on_what_it_was_made(judged):

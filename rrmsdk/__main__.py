@@ -1,0 +1,5 @@
+"""`python -m rrmsdk`."""
+
+from rrmsdk.cli import main
+
+main()

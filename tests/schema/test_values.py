@@ -1,0 +1,146 @@
+"""Records: frozen, strict, and the same after a trip through JSON or TOML."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rrmsdk.errors import DataError, FieldError, RefError
+from rrmsdk.schema import value
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.recipe import Recipe, TrainSpec
+from rrmsdk.schema.ref import Ref
+from rrmsdk.schema.report import wilson
+from rrmsdk.schema.threat import ThreatModel
+
+RECIPE = Recipe(
+    teacher="hub:resnet18-linf", student={"arch": "resnet50", "width": "teacher"}, data=DataSpec(name="cifar10"),
+    threat=ThreatModel(eps="8/255"), method={"name": "rrm", "ce_weight": 5e-3},
+    train={"epochs": 48, "schedule": {"kind": "multistep", "milestones": (35, 50)}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["json", "toml"])
+def test_a_recipe_is_the_same_after_a_trip_through_a_file(ending, tmp_path):
+    value.write(RECIPE, tmp_path / f"recipe.{ending}")
+    assert value.read(Recipe, tmp_path / f"recipe.{ending}") == RECIPE
+
+
+def test_a_record_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        RECIPE.seed = 1
+
+
+def test_an_unknown_field_is_named_with_near_matches():
+    with pytest.raises(FieldError, match=r"recipe: unknown field 'train\.epoch'\. Did you mean 'epochs'"):
+        value.parse(Recipe, RECIPE.model_dump() | {"train": {"epoch": 3}}, "recipe")
+
+
+def test_a_wrong_value_is_shown():
+    with pytest.raises(FieldError, match=r"'batch' = 0: .*greater than or equal to 1"):
+        value.parse(TrainSpec, {"batch": 0})
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(FieldError, match="field 'student' is missing"):
+        value.parse(Recipe, {k: v for k, v in RECIPE.model_dump().items() if k != "student"})
+
+
+def test_a_file_that_is_not_toml_says_so(tmp_path):
+    (tmp_path / "r.toml").write_text("epochs = = 3")
+    with pytest.raises(FieldError, match=r"r\.toml is not TOML"):
+        value.read(Recipe, tmp_path / "r.toml")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"cannot read .*none\.toml: No such file"):
+        value.read(Recipe, tmp_path / "none.toml")
+
+
+def test_a_long_wrong_file_is_not_printed_whole(tmp_path):
+    (tmp_path / "card.json").write_text('"' + "x" * 5000)
+    with pytest.raises(FieldError) as told:
+        value.read(Recipe, tmp_path / "card.json")
+    assert len(str(told.value)) < 500
+
+
+def test_eight_over_two_hundred_fifty_five_stays_what_it_is():
+    threat = ThreatModel(eps="8/255")
+    assert threat.eps == Fraction(8, 255)
+    assert value.from_json(ThreatModel, value.to_json(threat)) == threat
+    assert str(threat) == "linf:8/255"
+
+
+def test_a_decimal_radius_is_read_as_it_is_written():
+    assert ThreatModel(eps=0.031).eps == Fraction(31, 1000)
+
+
+@given(st.fractions(min_value="1/1000", max_value=10, max_denominator=10_000))
+def test_any_radius_survives_json_and_toml(eps):
+    threat = ThreatModel(norm="l2", eps=eps)
+    assert value.from_json(ThreatModel, value.to_json(threat)) == threat
+    assert value.from_toml(ThreatModel, value.to_toml(threat)) == threat
+
+
+@pytest.mark.parametrize("text", ["linf:0", "linf:-1/255", "linf:eight", "linf:1/0", "linf:nan"])
+def test_a_radius_that_is_none_is_refused(text):
+    with pytest.raises(FieldError, match="radius"):
+        ThreatModel.parse(text)
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(FieldError, match="'norm' = 'l3'"):
+        ThreatModel.parse("l3:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("hub:resnet18-linf", {"kind": "hub", "name": "resnet18-linf"}),
+        ("hub:acme/r50@v1.0", {"kind": "hub", "org": "acme", "name": "r50", "revision": "v1.0"}),
+        ("hub:r18@refs/pr/1", {"kind": "hub", "name": "r18", "revision": "refs/pr/1"}),
+        (r"path:C:\a@b#c", {"kind": "path", "name": r"C:\a@b#c"}),
+        ("path:runs/r 50", {"kind": "path", "name": "runs/r 50"}),
+        ("resnet50", {"kind": "arch", "name": "resnet50"}),
+        ("timm:vit_tiny_patch16_224.augreg", {"kind": "arch", "name": "timm:vit_tiny_patch16_224.augreg"}),
+    ],
+)
+def test_a_reference_is_parsed_and_printed_back(text, fields):
+    assert Ref.parse(text) == Ref(**fields)
+    assert str(Ref.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["runs/r50", "./r50", "~/r50", r"C:\r50", ""])
+def test_a_bare_path_is_told_both_ways_to_say_it(text):
+    with pytest.raises(RefError, match=r"A folder is path:.*a repository is hub:"):
+        Ref.parse(text)
+
+
+@pytest.mark.parametrize("text", ["hub:", "hub:a/b/c", "hub:a@", "hub:../../etc", "hub:a@../../x", "path:"])
+def test_a_malformed_reference_is_refused(text):
+    with pytest.raises(RefError, match="Type "):
+        Ref.parse(text)
+
+
+def test_a_normaliser_has_one_number_a_channel():
+    with pytest.raises(FieldError, match="input_mean has 3 numbers for 1 channels"):
+        value.parse(
+            ModelConfig, {"arch": "cnn", "classes": 10, "input_size": 8, "channels": 1, "input_mean": (0, 0, 0)}
+        )
+
+
+def test_two_averages_at_once_are_refused():
+    with pytest.raises(FieldError, match="ema and swa_from are two averages"):
+        value.parse(TrainSpec, {"ema": 0.9, "swa_from": 0.5})
+
+
+def test_wilsons_interval_is_that_of_the_textbook():
+    low, high = wilson(8, 10)
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10)[0] == pytest.approx(0)
+    assert wilson(10, 10)[1] == pytest.approx(1)

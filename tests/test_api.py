@@ -1,0 +1,159 @@
+"""The main job on real images, through the public verbs: transfer, attack, export, and again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import rrmsdk
+from rrmsdk.files import sha256
+
+TRAIN = {"epochs": 1, "batch": 64, "augment": "crop", "validate_every": 0}
+PGD = {"attack": "pgd", "steps": 5, "images": 64}
+STUDENT = {"arch": "resnet14", "width_mult": 0.5, "width": "teacher"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> rrmsdk.Bundle:
+    """One epoch: what is tested is the way through the house, not the accuracy."""
+    return rrmsdk.transfer(
+        "hub:digits-cnn-linf",
+        STUDENT,
+        "digits",
+        train=TRAIN,
+        verify=PGD,
+        out=tmp_path_factory.mktemp("runs") / "student",
+        quiet=True,
+    )
+
+
+def test_a_transfer_gives_a_bundle_with_card_and_report(bundle):
+    assert bundle.card.model.arch == "resnet14"
+    assert bundle.report.attack == "pgd-5"
+    assert bundle.report.weights_sha256 == bundle.card.files["model.safetensors"] == sha256(bundle.weights)
+
+
+def test_the_card_pins_the_teacher_by_the_hash_of_its_weights(bundle):
+    (teacher,) = bundle.card.teachers
+    assert teacher.ref == "hub:digits-cnn-linf"
+    assert teacher.weights_sha256 == rrmsdk.pull("hub:digits-cnn-linf").card.files["model.safetensors"]
+
+
+def test_the_students_threat_is_the_teachers(bundle):
+    assert str(bundle.card.threat) == "linf:1/10"
+
+
+def test_the_resolved_recipe_in_the_bundle_gives_the_same_weights_again(bundle, tmp_path):
+    again = rrmsdk.train(bundle.path / "recipe.toml", out=tmp_path / "again", attack=False, quiet=True)
+    assert sha256(again.weights) == sha256(bundle.weights)
+
+
+def test_a_finished_run_is_not_trained_again(bundle):
+    before = bundle.weights.stat().st_mtime_ns
+    again = rrmsdk.transfer(
+        "hub:digits-cnn-linf", STUDENT, "digits", train=TRAIN, verify=PGD, out=bundle.path, quiet=True
+    )
+    assert again.card == bundle.card
+    assert bundle.weights.stat().st_mtime_ns == before
+
+
+def test_a_folder_with_a_run_of_another_recipe_is_refused_with_the_difference(bundle):
+    with pytest.raises(rrmsdk.MismatchError, match=r"train\.epochs 1\.0 there, 2\.0 asked"):
+        rrmsdk.transfer(
+            "hub:digits-cnn-linf",
+            STUDENT,
+            "digits",
+            train=TRAIN | {"epochs": 2},
+            verify=PGD,
+            out=bundle.path,
+            quiet=True,
+        )
+
+
+def test_the_verbs_stay_verbs_when_they_are_called_twice(bundle):
+    for _ in range(2):
+        assert bundle.verify(attack="pgd", steps=1, images=16, quiet=True).report.attack == "pgd-1"
+
+
+def test_an_exported_bundle_names_the_graph_and_its_parity(bundle):
+    exported = bundle.export()
+    assert exported.card.files["onnx/model.onnx"] == sha256(exported.onnx)
+    assert json.loads((exported.path / "onnx" / "parity.json").read_text())
+
+
+def test_what_the_zoo_holds_is_not_changed_by_attacking_it(tmp_path):
+    before = rrmsdk.pull("hub:digits-cnn-linf").card
+    copy = rrmsdk.verify("hub:digits-cnn-linf", attack="pgd", steps=1, images=16, out=tmp_path / "copy", quiet=True)
+    assert copy.path == tmp_path / "copy"
+    assert rrmsdk.pull("hub:digits-cnn-linf").card == before
+
+
+def test_a_loaded_network_takes_pixels(bundle):
+    import torch
+
+    network = rrmsdk.load(bundle)
+    assert not network.training
+    assert network(torch.rand(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_a_method_of_ones_own_is_a_class_with_a_loss(tmp_path):
+    class Squares:
+        def loss(self, pair, batch):
+            return (pair.student(batch.x) - pair.teacher(batch.x)).square().mean()
+
+    bundle = rrmsdk.transfer(
+        "hub:digits-cnn-linf",
+        STUDENT,
+        "digits",
+        method=Squares(),
+        train=TRAIN,
+        verify=None,
+        out=tmp_path / "own",
+        quiet=True,
+    )
+    assert bundle.card.method["name"].endswith("Squares")
+
+
+def test_every_embedded_bundle_is_whole_and_was_attacked():
+    for entry in rrmsdk.zoo():
+        bundle = rrmsdk.pull(entry.ref)
+        assert bundle.report.weights_sha256 == sha256(bundle.weights)
+        assert bundle.card.score.robust == bundle.report.robust
+
+
+BAD = [
+    ({"teacher": "hub:digits-cn-linf"}, rrmsdk.RefError, "digits-cnn-linf"),
+    ({"teacher": "digits-cnn-linf"}, rrmsdk.RefError, "Did you mean hub:digits-cnn-linf"),
+    ({"teacher": "path:nowhere"}, rrmsdk.RefError, "there is no folder nowhere"),
+    ({"student": "resnet51"}, rrmsdk.RefError, "resnet50"),
+    ({"data": "cifer10"}, rrmsdk.DataError, "cifar10"),
+    ({"method": "rmm"}, rrmsdk.FieldError, "rrm"),
+    ({"method": {"name": "rrm", "lambda": 1}}, rrmsdk.FieldError, "unknown field 'lambda'"),
+    ({"train": {"epoch": 1}}, rrmsdk.FieldError, "epochs"),
+    ({"threat": "linf:8/255"}, rrmsdk.MismatchError, "the threat is linf:8/255, the teacher was trained for linf:1/10"),
+    ({"threat": "linf"}, rrmsdk.FieldError, "linf:8/255"),
+    ({"student": {"arch": "resnet14", "width_mult": 0.5}}, rrmsdk.MismatchError, "32 wide, the teacher's 128"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "says"), BAD, ids=lambda given: str(given)[:40])
+def test_bad_input_is_one_clear_error(change, error, says, tmp_path):
+    asked = {"teacher": "hub:digits-cnn-linf", "student": STUDENT, "data": "digits", "train": TRAIN, "verify": None}
+    with pytest.raises(error, match=says):
+        rrmsdk.transfer(**asked | change, out=tmp_path / "run", quiet=True)
+
+
+def test_a_data_set_of_another_size_is_refused_with_both_numbers(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in range(10):
+            folder = tmp_path / "images" / split / str(label)
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (16, 16), color=20 * label + number).save(folder / f"{number}.png")
+    with pytest.raises(
+        rrmsdk.MismatchError, match="input size: data set 'path:images' has 16, model 'digits-cnn-linf' has 8"
+    ):
+        rrmsdk.transfer("hub:digits-cnn-linf", STUDENT, f"path:{tmp_path / 'images'}", out=tmp_path / "run", quiet=True)

@@ -1,0 +1,91 @@
+"""The command line: the same verbs, `--json` for programs, one clear line and exit code 2 for what is foreseen."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _rrmsdk(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "rrmsdk", *arguments], capture_output=True, text=True, **settings)
+
+
+def test_zoo_lists_the_embedded_teachers_as_json():
+    done = _rrmsdk("zoo", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = {entry["ref"]: entry for entry in json.loads(done.stdout)}
+    assert {"hub:digits-cnn-linf", "hub:resnet14-linf"} <= listed.keys()
+    assert listed["hub:resnet14-linf"]["threat"] == {"norm": "linf", "eps": "8/255"}
+
+
+def test_zoo_shows_a_table_to_a_person():
+    done = _rrmsdk("zoo", env=os.environ | {"COLUMNS": "160"})
+    assert "digits-cnn-linf" in done.stdout
+    assert "linf:1/10" in done.stdout
+
+
+def test_an_unknown_teacher_is_one_line_and_exit_code_two():
+    done = _rrmsdk("pull", "hub:digits-cn-linf", "--offline")
+    assert done.returncode == 2
+    assert done.stderr.startswith("rrmsdk: ")
+    assert "digits-cnn-linf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_pull_json_carries_card_and_report():
+    done = _rrmsdk("pull", "hub:digits-cnn-linf", "--json")
+    told = json.loads(done.stdout)
+    assert told["card"]["model"]["arch"] == "cnn"
+    assert told["report"]["note"].startswith("Robust accuracy here is an upper bound found by attacking")
+
+
+@pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart"])
+def test_every_verb_explains_itself(verb):
+    done = _rrmsdk(*verb.split(), "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_a_field_that_does_not_exist_is_told_its_near_matches(tmp_path):
+    done = _rrmsdk(
+        "transfer",
+        "-t",
+        "hub:digits-cnn-linf",
+        "--student",
+        "resnet14",
+        "-d",
+        "digits",
+        "-s",
+        "train.epoch=1",
+        "-o",
+        str(tmp_path / "r"),
+    )
+    assert done.returncode == 2
+    assert "epochs" in done.stderr
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
+    command = [sys.executable, "-m", "rrmsdk", "transfer", "-t", "hub:digits-cnn-linf", "--student", "resnet14", "-d", "digits",
+               "--attack", "none", "-o", str(tmp_path / "run"), "-s", "train.epochs=1.5", "-s", "train.checkpoint_every=2"]  # fmt: skip
+    going = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    while going.poll() is None and not checkpoint.exists():
+        time.sleep(0.01)  # waits for a file of another process
+    going.send_signal(signal.SIGINT)
+    _, told = going.communicate()
+    assert going.returncode == 130
+    assert "the same command continues" in told
+    assert "Traceback" not in told
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["report"] is None
+    assert not checkpoint.exists()
