@@ -128,16 +128,25 @@ def _table(seconds: dict[str, list[float]], args: argparse.Namespace, device: to
         ratio = [s / n for s, n in zip(taken, natural, strict=True)]
         rows.append(f"| {name} | {_spread(speed, 0)} | {_spread(ratio, 3)} |")
     of_ideal = [i / s for i, s in zip(ideal, seconds["rrm"], strict=True)]
-    return "\n".join([
-        f"# Training steps of {args.student}, {datetime.now(UTC).date()}", "",
-        f"RRM runs at **{_spread(of_ideal, 3)}** of its ideal (natural step + one teacher forward).",
-        f"Loading and augmenting a batch is {_spread([a / b for a, b in zip(seconds['loading'], natural, strict=True)], 4)} of a natural step.", "",
-        *rows, "",
-        f"Hardware: {hardware(device)}, {platform.system()}. Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}.",
-        f"Command: `python {' '.join(sys.argv)}`. Batch {args.batch}, {args.precision}, compile {args.compile}, seed 0, "
-        f"{args.rounds} interleaved rounds of {args.steps} steps after one of warm-up; teacher {args.teacher} x{args.teacher_width:g}.",
-        "Ratios are taken inside a round; the machine is shared, so images/s are not comparable between runs.", "",
-    ])  # fmt: skip
+    loading = [a / b for a, b in zip(seconds["loading"], natural, strict=True)]
+    return "\n".join(
+        [
+            f"# Training steps of {args.student}, {datetime.now(UTC).date()}",
+            "",
+            f"RRM runs at **{_spread(of_ideal, 3)}** of its ideal (natural step + one teacher forward).",
+            f"Loading and augmenting a batch is {_spread(loading, 4)} of a natural step.",
+            "",
+            *rows,
+            "",
+            f"Hardware: {hardware(device)}, {platform.system()}.",
+            f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
+            f"Command: `python {' '.join(sys.argv)}`.",
+            f"Batch {args.batch}, {args.precision}, compile {args.compile}, seed 0; {args.rounds} interleaved rounds of "
+            f"{args.steps} steps after one of warm-up; teacher {args.teacher} x{args.teacher_width:g}.",
+            "Ratios are taken inside a round; the machine is shared, so images/s of two runs do not compare.",
+            "",
+        ]
+    )
 
 
 def _spread(values: list[float], digits: int) -> str:

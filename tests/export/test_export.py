@@ -114,24 +114,15 @@ def test_a_network_that_is_not_the_bundles_leaves_it_as_it_was(made: Made) -> No
     assert tree(bundle.path) == before
 
 
-def test_a_gap_leaves_the_earlier_export_as_it_was(re_exported: Made) -> None:
-    bundle, model, pixels = re_exported
-    before = tree(bundle.path)
-    with pytest.raises(ParityError, match=r"model\.onnx is off by up to"):
-        export_onnx(bundle, other_weights(model), pixels, pixels)
-    assert tree(bundle.path) == before
-
-
 def test_a_gap_on_the_attacked_images_alone_is_found(made: Made) -> None:
     bundle, model, pixels = made
+    grey = torch.full_like(pixels, 0.5)  # the normaliser's mean: the first layer sees zeros, whatever its weights
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other.network.get_submodule("stage1")  # raises where the network has none
-        first = next(one for one in other.modules() if isinstance(one, torch.nn.Conv2d))
-        first.weight.mul_(1.5)
-    black = pixels * 0
-    with pytest.raises(ParityError):
-        export_onnx(bundle, other, black, pixels)
+        next(one for one in other.modules() if isinstance(one, torch.nn.Conv2d)).weight.mul_(1.5)
+    torch.testing.assert_close(other.eval()(grey), model.eval()(grey))
+    with pytest.raises(ParityError, match=r"model\.onnx is off by up to"):
+        export_onnx(bundle, other, grey, pixels)
 
 
 def test_ctrl_c_leaves_it_as_it_was(made: Made) -> None:
@@ -199,11 +190,3 @@ def test_another_architecture_is_refused_with_both_shown(made: Made) -> None:
     bundle, _, pixels = made
     with pytest.raises(MismatchError, match=r"'resnet14'.* the bundle .* holds .*'cnn'"):
         export_onnx(bundle, models.build("resnet14", 5, 8, 1, width_mult=0.125), pixels, pixels)
-
-
-def test_images_out_of_range_leave_it_as_it_was(made: Made) -> None:
-    bundle, model, pixels = made
-    before = tree(bundle.path)
-    with pytest.raises(ValueError, match=r"the network takes \[0, 1\]"):
-        export_onnx(bundle, model, pixels, pixels + 1)
-    assert tree(bundle.path) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -26,8 +27,7 @@ Make = Callable[..., Classifier]
 
 FAMILIES = {
     "cnn": ModelConfig(arch="cnn", classes=5, input_size=8, channels=1, width_mult=0.125),
-    "resnet14": ModelConfig(arch="resnet14", classes=7, input_size=32, width_mult=0.25),
-    "resnet18": ModelConfig(arch="resnet18", classes=7, input_size=32, width=24, width_mult=0.125),
+    "resnet14": ModelConfig(arch="resnet14", classes=7, input_size=32, width=24, width_mult=0.25),
     "vgg11_bn": ModelConfig(arch="vgg11_bn", classes=7, input_size=32, width_mult=0.125),
     "mobilenet_v2": ModelConfig(arch="mobilenet_v2", classes=7, input_size=32, width_mult=0.1),
     "timm:test_vit": ModelConfig(arch="timm:test_vit", classes=7, input_size=32),
@@ -169,19 +169,23 @@ def test_what_no_server_should_run_is_refused(tmp_path: Path, before: Callable[[
     assert list(tmp_path.iterdir()) == []
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+
+
 def test_a_failed_export_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ExportError):
         to_onnx(Layer(turn_dark_images), tmp_path / "model.onnx", metadata={})
-    assert (*capfd.readouterr(), caplog.messages) == ("", "", [])
+    assert (*capfd.readouterr(), said(caplog)) == ("", "", [])
 
 
 def test_an_export_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     to_onnx(Layer(torch.relu), tmp_path / "model.onnx", metadata={})
-    assert (*capfd.readouterr(), caplog.messages) == ("", "", [])
+    assert (*capfd.readouterr(), said(caplog)) == ("", "", [])
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
