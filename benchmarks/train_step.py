@@ -141,8 +141,8 @@ def _table(seconds: dict[str, list[float]], args: argparse.Namespace, device: to
             f"Hardware: {hardware(device)}, {platform.system()}.",
             f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
             f"Command: `python {' '.join(sys.argv)}`.",
-            f"Batch {args.batch}, {args.precision}, compile {args.compile}, seed 0; {args.rounds} interleaved rounds of "
-            f"{args.steps} steps after one of warm-up; teacher {args.teacher} x{args.teacher_width:g}.",
+            f"Batch {args.batch}, {args.precision}, compile {args.compile}, seed 0; {args.rounds} interleaved rounds "
+            f"of {args.steps} steps after one of warm-up; teacher {args.teacher} x{args.teacher_width:g}.",
             "Ratios are taken inside a round; the machine is shared, so images/s of two runs do not compare.",
             "",
         ]
