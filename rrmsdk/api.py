@@ -163,7 +163,7 @@ def export(
     from rrmsdk import data as rooms
     from rrmsdk import models
     from rrmsdk.attacks.pgd import pgd
-    from rrmsdk.export import export_onnx
+    from rrmsdk.exports import export_onnx
 
     if not onnx:
         raise MismatchError("nothing to export: onnx=True is the one format so far")

@@ -150,15 +150,13 @@ def update(bundle: Bundle, staged: Mapping[str, Path]) -> Bundle:
     try:
         with FileLock(path / LOCK, timeout=LOCK_SECONDS):
             _roll_forward(path)
-            card = _card(path / CARD)
-            for name in BUNDLE_FILES:  # left behind by an update that was killed before its card
-                _staged(path, name).unlink(missing_ok=True)
-            for name, source in staged.items():
-                (path / name).parent.mkdir(exist_ok=True)
-                os.replace(source, _staged(path, name))
-            hashed = card.files | {name: files.sha256(_staged(path, name)) for name in staged}
-            score = _score(_staged(path, REPORT)) if REPORT in staged else card.score
-            value.write(card.model_copy(update={"files": hashed, "score": score}), path / NEXT)
+            _unstage(path)
+            try:
+                _stage(path, staged)
+            except BaseException:
+                if not (path / NEXT).exists():  # not decided yet
+                    _unstage(path)
+                raise
             _roll_forward(path)
     except Timeout as exc:
         raise SaveError(f"another process has been writing to {path} for {LOCK_SECONDS} s. Wait for it") from exc
@@ -167,6 +165,23 @@ def update(bundle: Bundle, staged: Mapping[str, Path]) -> Bundle:
             raise
         raise SaveError(f"could not write to {path}: {exc.strerror or exc}. The bundle is as it was") from exc
     return read(path)
+
+
+def _stage(path: Path, staged: Mapping[str, Path]) -> None:
+    """Put the files beside their places, and last the card that names them: from then on the update is decided."""
+    card = _card(path / CARD)
+    for name, source in staged.items():
+        (path / name).parent.mkdir(exist_ok=True)
+        os.replace(source, _staged(path, name))
+    hashed = card.files | {name: files.sha256(_staged(path, name)) for name in staged}
+    score = _score(_staged(path, REPORT)) if REPORT in staged else card.score
+    value.write(card.model_copy(update={"files": hashed, "score": score}), path / NEXT)
+
+
+def _unstage(path: Path) -> None:
+    """Remove what an update left that never came to its card."""
+    for name in BUNDLE_FILES:
+        _staged(path, name).unlink(missing_ok=True)
 
 
 def _finish_update(path: Path) -> None:

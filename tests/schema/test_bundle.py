@@ -38,7 +38,6 @@ def _updating(path: Path, times: int, who: str = "a") -> subprocess.Popen[str]:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        **settings,
     )
 
 

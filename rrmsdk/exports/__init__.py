@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from rrmsdk import files, models
 from rrmsdk.errors import MismatchError, RrmError, SaveError
-from rrmsdk.export.onnx import to_onnx
-from rrmsdk.export.parity import ExportParity, Parity, check_parity
+from rrmsdk.exports.onnx import to_onnx
+from rrmsdk.exports.parity import ExportParity, Parity, check_parity
 from rrmsdk.runtime.session import open_session
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
@@ -50,7 +49,7 @@ def export_onnx(
             made = Path(stage)
             to_onnx(model, made / bundles.ONNX, metadata=describe(bundle.card))
             value.write(_compare(stored, bundle.card, made / bundles.ONNX, clean, attacked), made / bundles.PARITY)
-            return _install(bundle, made)
+            return bundles.update(bundle, {name: made / name for name in (bundles.ONNX, bundles.PARITY)})
     except OSError as exc:
         if isinstance(exc, RrmError):
             raise
@@ -88,30 +87,3 @@ def _compare(
         attacked=check_parity(stored, session, attacked),
         versions={name: import_module(name).__version__ for name in ("torch", "onnx", "onnxscript", "onnxruntime")},
     )
-
-
-def _install(bundle: Bundle, made: Path) -> Bundle:
-    """Move what was made into the bundle and seal it; on any failure, Ctrl-C among them, put back what was there."""
-    touched, before = (bundles.ONNX, bundles.PARITY, bundles.CARD), made / "before"
-    new_folder = not (bundle.path / bundles.ONNX).parent.exists()
-    for name in touched:
-        if (bundle.path / name).exists():
-            (before / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(bundle.path / name, before / name)
-    try:
-        # First a card that names neither file, so that being killed between two renames leaves a bundle that reads.
-        kept = {name: sha for name, sha in bundle.card.files.items() if name not in touched}
-        value.write(bundle.card.model_copy(update={"files": kept}), bundle.path / bundles.CARD)
-        (bundle.path / bundles.ONNX).parent.mkdir(exist_ok=True)
-        for name in (bundles.ONNX, bundles.PARITY):
-            (made / name).replace(bundle.path / name)
-        return bundles.seal(bundle.path, bundle.card)
-    except BaseException:
-        for name in touched:
-            if (before / name).exists():
-                (before / name).replace(bundle.path / name)
-            else:
-                (bundle.path / name).unlink(missing_ok=True)
-        if new_folder and (bundle.path / bundles.ONNX).parent.exists():
-            (bundle.path / bundles.ONNX).parent.rmdir()
-        raise

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrmsdk.errors import ExportError, IntegrityError, MissingExtraError
-from rrmsdk.export import check_parity, to_onnx
+from rrmsdk.exports import check_parity, to_onnx
 from rrmsdk.models import Classifier
 from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.schema.model import ModelConfig

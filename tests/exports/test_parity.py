@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rrmsdk.errors import DataError, MismatchError, ParityError
-from rrmsdk.export import check_parity, to_onnx
+from rrmsdk.exports import check_parity, to_onnx
 from rrmsdk.models import Classifier
 from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.schema.model import ModelConfig
