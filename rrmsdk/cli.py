@@ -62,7 +62,7 @@ def transfer(
     as_json: AsJson = False,
 ) -> None:
     """Train STUDENT on natural images to have the robustness of TEACHER, and attack it."""
-    fields = _overrides(set_ or [])
+    fields = overrides(set_ or [])
     bundle = rrmsdk.transfer(
         teacher, {"arch": student, "width": "teacher"} | fields.pop("student", {}),
         {"name": data} | fields.pop("data", {}), method={"name": method} | fields.pop("method", {}),
@@ -91,7 +91,7 @@ def train(
     fields["name"] = fields["name"] or recipe.stem
     if data is not None:
         fields["data"]["name"] = data
-    fields = _merged(fields, _overrides(set_ or []))
+    fields = _merged(fields, overrides(set_ or []))
     _show(rrmsdk.train(fields, out=out, attack=attack, quiet=quiet or as_json), as_json)
 
 
@@ -208,7 +208,7 @@ def quickstart(
         _print({"path": str(out), "rows": rows})
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
+def overrides(pairs: list[str]) -> dict[str, Any]:
     """`["train.epochs=5"]` as nested fields; a value is read as TOML, and as text where it is none."""
     import tomllib
 

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from rrmsdk import files
 from rrmsdk.errors import IntegrityError
-from rrmsdk.files import replacing
 from rrmsdk.training.loop import Training
 
 T = TypeVar("T")
@@ -22,8 +22,7 @@ def save(training: Training, path: Path, facts: dict[str, str] | None = None) ->
     """Write the state beside `path` and rename. `facts` are kept with it and come back from `restore`."""
     tensors, plain = _flatten(training)
     header = {"done": str(training.done), "plain": json.dumps(plain), "facts": json.dumps(facts or {})}
-    with replacing(path) as beside:
-        save_file(tensors, beside, metadata=header)
+    files.write_bytes(path, safetensors.torch.save(tensors, metadata=header))
 
 
 def _flatten(training: Training) -> tuple[dict[str, Tensor], dict[str, float]]:

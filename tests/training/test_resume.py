@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rrmsdk.errors import IntegrityError
+from rrmsdk.errors import IntegrityError, SaveError
 from rrmsdk.files import sha256
 from rrmsdk.training import checkpoint, steps
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
+from tests.test_files import full_disk
 from tests.training import small
 
 SETTINGS = [
@@ -84,6 +85,15 @@ def test_a_truncated_checkpoint_is_refused_and_says_what_to_do(tmp_path):
     (tmp_path / "c").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(IntegrityError, match=r"is no checkpoint of this run: .*Delete it to start the run again"):
         checkpoint.restore(training, tmp_path / "c")
+
+
+def test_a_full_disk_in_mid_save_keeps_the_last_checkpoint(tmp_path):
+    training = small.training()
+    checkpoint.save(training, tmp_path / "c")
+    before = sha256(tmp_path / "c")
+    with full_disk(), pytest.raises(SaveError, match="could not write"):
+        checkpoint.save(training, tmp_path / "c")
+    assert sha256(tmp_path / "c") == before
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
