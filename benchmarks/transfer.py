@@ -84,7 +84,7 @@ def _table(rows: dict[str, list[tuple[float, float, float]]], args: argparse.Nam
     lines = [
         f"# {args.student} from {args.teacher} on {teacher.data.name}, {datetime.now(UTC).date()}",
         "",
-        f"{args.attack} at {teacher.threat}, first {args.images} test images, stored as {teacher.data.encoding}.",
+        f"{args.attack} at {teacher.threat}, first {args.images} test images (stored as {teacher.data.encoding}).",
         f"Median (range) over {args.seeds} seeds.",
         "",
         "| student | clean | robust | training, s |",
@@ -94,6 +94,7 @@ def _table(rows: dict[str, list[tuple[float, float, float]]], args: argparse.Nam
         clean, robust, seconds = (list(column) for column in zip(*found, strict=True))
         lines.append(f"| {method} | {_spread(clean, 3)} | {_spread(robust, 3)} | {_spread(seconds, 0)} |")
     gains = [after[1] - before[1] for before, after in zip(rows["natural"], rows["rrm"], strict=True)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     command = " ".join(f"'{word}'" if " " in word else word for word in sys.argv)
     return "\n".join(
         [
@@ -102,7 +103,7 @@ def _table(rows: dict[str, list[tuple[float, float, float]]], args: argparse.Nam
             f"Gain in robust accuracy, by seed: {', '.join(f'{100 * gain:+.1f}' for gain in gains)} points.",
             "Robust accuracy is an upper bound found by attacking.",
             "",
-            f"Hardware: {hardware(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))}, shared with other work.",
+            f"Hardware: {hardware(device)}, shared with other work.",
             f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
             f"Command: `python {command}`.",
             "",

@@ -111,7 +111,7 @@ def verify(
         model: a bundle, its folder, or a reference. What `hub:` names is never changed: a copy is, in `out`
             (default `runs/NAME`).
         attack: `autoattack`, `apgd` or `pgd`; further fields of VerifySpec by name.
-        data: None: the data set in the bundle's card.
+        data: None: the data set of the bundle.
         save_adversarial: a .safetensors file for the images that were found.
 
     Raises:
@@ -126,7 +126,7 @@ def verify(
 
     spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
     bundle = _own(model, out)
-    images = _images(_as(DataSpec, data or bundle.card.data.name, "name"), bundle)
+    images = _images(_data_of(bundle, data), bundle)
     network = models.from_bundle(bundle).to(_device())
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
     with progress(f"attack {bundle.card.name}", quiet) as bar:
@@ -168,7 +168,7 @@ def export(
     if not onnx:
         raise MismatchError("nothing to export: onnx=True is the one format so far")
     bundle = _own(model, out)
-    images = _images(_as(DataSpec, data or bundle.card.data.name, "name"), bundle)
+    images = _images(_data_of(bundle, data), bundle)
     network = models.from_bundle(bundle).eval()
     golden = images.test.take(min(GOLDEN, len(images.test)))
     clean, labels = rooms.to_unit(golden.pixels), golden.labels
@@ -299,6 +299,15 @@ def _model_ref(text: str) -> Ref:
         hint = did_you_mean(text, [f"hub:{name}" for name in hub.embedded.names()])
         raise RefError(f"'{text}' is an architecture, not a trained model.{hint} A folder is path:{text}")
     return ref
+
+
+def _data_of(bundle: Bundle, data: str | DataSpec | Fields | None) -> DataSpec:
+    """What was asked for, else what the bundle's recipe says (a card does not say where a folder lies)."""
+    if data is not None:
+        return _as(DataSpec, data, "name")
+    if (bundle.path / bundles.RECIPE).is_file():
+        return value.read(Recipe, bundle.path / bundles.RECIPE).data
+    return DataSpec(name=bundle.card.data.name)
 
 
 def _images(spec: DataSpec, fits: Bundle | None):

@@ -63,14 +63,14 @@ def transfer(
 ) -> None:
     """Train STUDENT on natural images to have the robustness of TEACHER, and attack it."""
     fields = overrides(set_ or [])
+    _only(fields, ("student", "data", "method", "train", "verify"))
     bundle = rrmsdk.transfer(
-        teacher, {"arch": student, "width": "teacher"} | fields.pop("student", {}),
-        {"name": data} | fields.pop("data", {}), method={"name": method} | fields.pop("method", {}),
-        threat=threat, train=fields.pop("train", {}),
-        verify=None if attack == "none" else {"attack": attack} | fields.pop("verify", {}),
+        teacher, {"arch": student, "width": "teacher"} | fields.get("student", {}),
+        {"name": data} | fields.get("data", {}), method={"name": method} | fields.get("method", {}),
+        threat=threat, train=fields.get("train", {}),
+        verify=None if attack == "none" else {"attack": attack} | fields.get("verify", {}),
         out=out, seed=seed, quiet=quiet or as_json,
     )  # fmt: skip
-    _no_more(fields)
     _show(bundle, as_json)
 
 
@@ -140,7 +140,8 @@ def export(
     if as_json:
         _print({"onnx": str(bundle.onnx), "parity": parity})
     else:
-        print(f"{bundle.onnx}  agrees with the network: largest gap {_largest(parity):.2g}")
+        gap = max(parity[images]["max_abs"] for images in ("clean", "attacked"))
+        print(f"{bundle.onnx}  agrees with the network: largest gap {gap:.2g} in a logit")
 
 
 @app.command()
@@ -237,11 +238,9 @@ def _merged(fields: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _no_more(fields: dict[str, Any]) -> None:
-    for name in fields:
-        raise FieldError(
-            f"--set {name}: no such field.{did_you_mean(name, ('student', 'data', 'method', 'train', 'verify'))}"
-        )
+def _only(fields: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in fields.keys() - set(known):
+        raise FieldError(f"--set {name}: no such field.{did_you_mean(name, known)}")
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
@@ -254,10 +253,6 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         f"{bundle.path}  {card.name}  {card.model.arch}  {card.method['name']}  weights: {card.weights}. {card.notes}"
     )
     print(bundle.report.summary() if attacked else "not attacked yet")
-
-
-def _largest(parity: Any) -> float:
-    return max(entry["max_abs"] for entry in parity.values()) if "max_abs" not in parity else parity["max_abs"]
 
 
 def _print(fields: Any) -> None:
