@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -180,18 +181,15 @@ def zoo(
     if as_json:
         _print([entry.model_dump(mode="json") for entry in listed])
         return
-    table = Table("model", "architecture", "data", "threat", "clean", "robust", "attack", "MB", "from")
+    table = Table("model", "data", "threat", "clean", "robust", "under", "MB", "from", box=box.SIMPLE)
     for entry in listed:
         score = entry.score
-        shown = (
-            (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack}, {score.images} images")
-            if score
-            else ("", "", "not attacked")
+        figures = (
+            (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack} x{score.images}") if score else ("",) * 3
         )
-        table.add_row(
-            entry.ref, entry.arch, entry.data, str(entry.threat), *shown, f"{entry.size / 1e6:.1f}", entry.source
-        )
-    Console().print(table)
+        table.add_row(entry.ref, entry.data, str(entry.threat), *figures, f"{entry.size / 1e6:.1f}", entry.source)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print("robust: share of the test images still right after the attack named beside it; an upper bound")
 
 
 @app.command()

@@ -12,9 +12,9 @@ import rrmsdk
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.report import CLEAN_WRONG, ROBUST, UPPER_BOUND, wilson
 
-TEACHER, STUDENT = "hub:digits-cnn-linf", "resnet14"
+TEACHER, STUDENT = "hub:digits-cnn-linf", "wrn-10-2"
 ATTACK = {"attack": "autoattack", "images": 200}
-TRAIN = {"epochs": 40, "batch": 64, "augment": "crop", "schedule": {"kind": "onecycle", "peak": 0.25}}
+TRAIN = {"epochs": 30, "batch": 64, "augment": "crop", "schedule": {"kind": "onecycle", "peak": 0.25}}
 
 
 def quickstart(out: Path, *, quiet: bool = False) -> list[dict[str, Any]]:

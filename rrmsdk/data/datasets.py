@@ -13,7 +13,7 @@ from rrmsdk.data.cache import Decoded, decoded, fingerprint
 from rrmsdk.data.digits import digits
 from rrmsdk.data.images import Stored
 from rrmsdk.data.split import Dataset, Split, cut
-from rrmsdk.errors import DataError, did_you_mean
+from rrmsdk.errors import DataError, HubError, did_you_mean
 from rrmsdk.hub.datasets import dataset_files
 from rrmsdk.schema.data import DataInfo, DataSpec
 
@@ -39,12 +39,12 @@ def load(spec: DataSpec, *, cache: Path | None = None, endpoint: str | None = No
     """
     if spec.name == "digits":
         return _digits(spec)
-    mirror = os.environ.get(f"RRMSDK_{spec.name.upper()}") if spec.name in HUB else None
+    mirror = os.environ.get(_mirror(spec.name)) if spec.name in HUB else None
     if mirror:
         found = _from_folder(Path(mirror).expanduser())
         name = spec.name
     elif spec.name in HUB:
-        found = _from_hub(HUB[spec.name], cache, endpoint)
+        found = _from_hub(spec.name, cache, endpoint)
         name = spec.name
     elif spec.name.startswith("path:"):
         found = _from_folder(Path(spec.name.removeprefix("path:")).expanduser())
@@ -63,8 +63,16 @@ def _digits(spec: DataSpec) -> Dataset:
     return _cut(spec, "digits", train, test, names, "raw", fingerprint(splits))
 
 
-def _from_hub(repo: str, cache: Path | None, endpoint: str | None) -> Stored:
-    found = dataset_files(repo, endpoint=endpoint, cache=cache and cache / "hub")
+def _mirror(name: str) -> str:
+    return f"RRMSDK_{name.upper()}"
+
+
+def _from_hub(name: str, cache: Path | None, endpoint: str | None) -> Stored:
+    repo = HUB[name]
+    try:
+        found = dataset_files(repo, endpoint=endpoint, cache=cache and cache / "hub")
+    except HubError as exc:
+        raise HubError(f"{exc} Or name a folder that holds its parquet files: {_mirror(name)}=DIR") from exc
     return parquet.stored({split: tuple(found[split]) for split in ("train", "test")}, repo)
 
 

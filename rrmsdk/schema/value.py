@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,8 +48,13 @@ def explain(exc: ValidationError, kind: type[BaseModel]) -> str:
             lines.append(f"field '{path}' is missing")
         else:
             given = f"'{path}' = {_short(error['input'])}: " if path else ""
-            lines.append(given + error["msg"].removeprefix("Value error, "))
+            near = did_you_mean(str(error["input"]), _literals(error)) if error["type"] == "literal_error" else ""
+            lines.append(given + error["msg"].removeprefix("Value error, ") + near)
     return "; ".join(lines)
+
+
+def _literals(error: Any) -> list[str]:
+    return re.findall(r"'([^']+)'", error["ctx"]["expected"])
 
 
 def _short(given: object) -> str:
