@@ -26,7 +26,7 @@ from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.training import Training, prepare, steps
 from rrmsdk.training.loop import autocast, draw
-from rrmsdk.verification.provenance import hardware, versions
+from rrmsdk.verification.provenance import hardware, result_file, versions
 
 METHODS = ("natural", "rrm", "fast_at", "pgd_at")
 
@@ -46,8 +46,7 @@ def main() -> None:
     print(text)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        short = "".join(c if c.isalnum() else "-" for c in hardware(device).lower())[:40].strip("-")
-        path = args.out / f"train-step_{args.student}_{short}_{datetime.now(UTC).date()}.md"
+        path = result_file(args.out, f"train-step-{args.student}", device)
         path.write_text(text)
         print(f"written to {path}", file=sys.stderr)
 

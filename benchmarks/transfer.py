@@ -21,7 +21,7 @@ import torch
 
 import rrmsdk
 from rrmsdk.cli import overrides
-from rrmsdk.verification.provenance import hardware, versions
+from rrmsdk.verification.provenance import hardware, result_file, versions
 
 METHODS = ("natural", "rrm")
 
@@ -39,7 +39,7 @@ def main() -> None:
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         data = args.data.removeprefix("path:").rstrip("/").split("/")[-1]
-        path = args.out / f"transfer_{data}_{args.student}_{datetime.now(UTC).date()}.md"
+        path = result_file(args.out, f"transfer-{data}-{args.student}", _device())
         path.write_text(text)
         print(f"written to {path}", file=sys.stderr)
 
@@ -94,7 +94,6 @@ def _table(rows: dict[str, list[tuple[float, float, float]]], args: argparse.Nam
         clean, robust, seconds = (list(column) for column in zip(*found, strict=True))
         lines.append(f"| {method} | {_spread(clean, 3)} | {_spread(robust, 3)} | {_spread(seconds, 0)} |")
     gains = [after[1] - before[1] for before, after in zip(rows["natural"], rows["rrm"], strict=True)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     command = " ".join(f"'{word}'" if " " in word else word for word in sys.argv)
     return "\n".join(
         [
@@ -103,12 +102,16 @@ def _table(rows: dict[str, list[tuple[float, float, float]]], args: argparse.Nam
             f"Gain in robust accuracy, by seed: {', '.join(f'{100 * gain:+.1f}' for gain in gains)} points.",
             "Robust accuracy is an upper bound found by attacking.",
             "",
-            f"Hardware: {hardware(device)}, shared with other work.",
+            f"Hardware: {hardware(_device())}, shared with other work.",
             f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
             f"Command: `python {command}`.",
             "",
         ]
     )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _spread(values: list[float], digits: int) -> str:

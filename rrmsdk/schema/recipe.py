@@ -102,6 +102,7 @@ class VerifySpec(Value):
 class Recipe(Value):
     """Everything `rrmsdk train` and `rrmsdk transfer` need.
 
+    notes: what a user of the model should know; goes onto the card.
     teacher: a reference; None: the method needs none.
     method: `{name = "rrm", ...}`; its fields belong to `rrmsdk.methods`, which reads them at the door of the trainer
         (values are torch-free, methods are not).
@@ -110,6 +111,7 @@ class Recipe(Value):
 
     schema_version: int = SCHEMA_VERSION
     name: str = ""
+    notes: str = ""
     licence: str = "apache-2.0"
     teacher: str | None = None
     student: StudentSpec

@@ -97,7 +97,7 @@ def bundle(
     )
     card = Card(
         name=recipe.name or folder.name, model=config, data=info, threat=recipe.threat, method=recipe.method,
-        teachers=teachers, weights=kept, licence=recipe.licence, notes=says,
+        teachers=teachers, weights=kept, licence=recipe.licence, notes=f"{recipe.notes} {says}".strip(),
         rrmsdk_version=version("rrmsdk"), date=datetime.now(UTC).date().isoformat(),
     )  # fmt: skip
     sealed = bundles.seal(folder, card)

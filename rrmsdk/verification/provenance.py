@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +34,12 @@ def hardware(device: torch.device) -> str:
     if device.type != "cpu":
         return f"{device.type}, {_processor()}"
     return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def result_file(folder: Path, theme: str, device: torch.device) -> Path:
+    """Where a benchmark's result goes: THEME_HARDWARE_DATE.md."""
+    name = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower().replace("(r)", "")).strip("-")
+    return folder / f"{theme}_{name}_{datetime.now(UTC).date()}.md"
 
 
 def _processor() -> str:
