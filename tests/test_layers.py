@@ -64,6 +64,14 @@ def test_values_and_services_import_where_torch_cannot_be():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_verb_whose_extra_is_missing_says_what_to_install():
+    code = "import sys; sys.modules['torch'] = None; from rrmsdk.cli import main; main()"
+    asked = ["transfer", "-t", "hub:digits-cnn-linf", "--student", "resnet14", "-d", "digits"]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'rrmsdk[train]'" in done.stderr
+
+
 def test_no_python_of_the_library_lies_under_zoo_or_serve():
     root = PACKAGE.parent
     assert not [*root.glob("zoo/**/*.py"), *root.glob("serve/**/*.py")]

@@ -263,12 +263,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize("revision", ["../../escaped", "/etc/passwd", "a//b", "a\\b"])
     def test_a_revision_cannot_leave_the_cache(self, hub: HubServer, cache: Path, revision: str) -> None:
-        with pytest.raises(RefError, match="cannot name a revision|is not a Hub reference"):
+        with pytest.raises(RefError, match=r"cannot name a revision|is not a Hub reference"):
             pull(f"hub:acme/tiny@{revision}", hub, cache)
 
     @pytest.mark.parametrize("name", ["acme/..", "acme/a--b", "-acme/x", "acme/x.git"])
     def test_a_name_that_no_repository_can_have_is_refused(self, hub: HubServer, cache: Path, name: str) -> None:
-        with pytest.raises(RefError, match="cannot name a repository|is not a Hub reference"):
+        with pytest.raises(RefError, match=r"cannot name a repository|is not a Hub reference"):
             pull(f"hub:{name}", hub, cache)
         assert hub.requests == []
 
