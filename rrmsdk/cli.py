@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -262,6 +263,8 @@ STOPPED = 130  # what typer makes of Ctrl-C
 
 def main() -> NoReturn:
     """Run the command line; a foreseen error is one line and exit code 2, Ctrl-C is 130."""
+    # Before torch is imported: its idle threads spin by default, and take the cores that other processes need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except RrmError as exc:
