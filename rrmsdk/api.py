@@ -13,7 +13,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import Recipe, StudentSpec, TrainSpec, VerifySpec
-from rrmsdk.schema.ref import Ref
+from rrmsdk.schema.ref import Ref, without_place
 from rrmsdk.schema.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -281,7 +281,9 @@ def _copied(bundle: Bundle, folder: Path) -> Bundle:
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        for name in (*bundle.card.files, bundles.CARD):
+        # A copy on this machine keeps what says where its images lie here.
+        run = [bundles.RUN] if (bundle.path / bundles.RUN).is_file() else []
+        for name in (*bundle.card.files, bundles.CARD, *run):
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, beside / name)
         beside.replace(folder)
@@ -302,11 +304,12 @@ def _model_ref(text: str) -> Ref:
 
 
 def _data_of(bundle: Bundle, data: str | DataSpec | Fields | None) -> DataSpec:
-    """What was asked for, else what the bundle's recipe says (a card does not say where a folder lies)."""
+    """What was asked for, else what the run says, else the recipe (which names a folder, but not its place)."""
     if data is not None:
         return _as(DataSpec, data, "name")
-    if (bundle.path / bundles.RECIPE).is_file():
-        return value.read(Recipe, bundle.path / bundles.RECIPE).data
+    for recipe in (bundle.path / bundles.RUN, bundle.path / bundles.RECIPE):
+        if recipe.is_file():
+            return value.read(Recipe, recipe).data
     return DataSpec(name=bundle.card.data.name)
 
 
@@ -348,7 +351,7 @@ def _described(method: Any) -> dict[str, Any]:
 
 
 def _name(recipe: Recipe) -> str:
-    data = recipe.data.name.removeprefix("path:").rstrip("/\\").replace("\\", "/").split("/")[-1]
+    data = without_place(recipe.data.name).removeprefix("path:")
     return recipe.name or f"{recipe.student.arch}-{recipe.method['name']}-{data}".replace(":", "-")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +123,25 @@ def test_every_embedded_bundle_is_whole_and_was_attacked():
         assert bundle.card.score.robust == bundle.report.robust
 
 
+def test_a_recipe_that_pins_a_pickle_makes_a_bundle_of_it(tmp_path):
+    import torch
+
+    teacher = rrmsdk.load("hub:digits-cnn-linf")
+    torch.save({"state_dict": teacher.network.state_dict()}, tmp_path / "theirs.pt")
+    start = {"file": str(tmp_path / "theirs.pt"), "sha256": sha256(tmp_path / "theirs.pt"), "prefix": "state_dict."}
+    recipe = {
+        "name": "theirs", "student": {"arch": "cnn", "width_mult": 0.5, "start": start}, "data": {"name": "digits"},
+        "threat": {"eps": "1/10"}, "method": {"name": "pgd_at"}, "train": {"epochs": 0},
+    }  # fmt: skip
+    bundle = rrmsdk.train(recipe, out=tmp_path / "run", attack=False, quiet=True)
+    assert all(torch.equal(a, b) for a, b in zip(rrmsdk.load(bundle).parameters(), teacher.parameters(), strict=True))
+    with pytest.raises(rrmsdk.IntegrityError, match="not the pinned 0000"):
+        rrmsdk.train(
+            recipe | {"student": recipe["student"] | {"start": start | {"sha256": "0" * 64}}},
+            out=tmp_path / "other", quiet=True,
+        )  # fmt: skip
+
+
 BAD = [
     # With a network the Hub says that there is none, without one that it cannot be asked; both name what is near.
     ({"teacher": "hub:digits-cn-linf"}, (rrmsdk.RefError, rrmsdk.HubError), "digits-cnn-linf"),
@@ -145,16 +165,37 @@ def test_bad_input_is_one_clear_error(change, error, says, tmp_path):
         rrmsdk.transfer(**asked | change, out=tmp_path / "run", quiet=True)
 
 
-def test_a_data_set_of_another_size_is_refused_with_both_numbers(tmp_path):
+def _image_folder(folder: Path, size: int) -> str:
+    """`path:DIR` of ten classes of grey squares, two images a class in each split."""
     from PIL import Image
 
     for split in ("train", "test"):
         for label in range(10):
-            folder = tmp_path / "images" / split / str(label)
-            folder.mkdir(parents=True)
+            place = folder / split / str(label)
+            place.mkdir(parents=True)
             for number in range(2):
-                Image.new("L", (16, 16), color=20 * label + number).save(folder / f"{number}.png")
+                Image.new("L", (size, size), color=20 * label + number).save(place / f"{number}.png")
+    return f"path:{folder}"
+
+
+def test_no_file_of_a_bundle_says_where_folders_lie_on_this_machine(tmp_path):
+    rrmsdk.pull("hub:digits-cnn-linf", tmp_path / "teacher")
+    data = {"name": _image_folder(tmp_path / "images", 8), "validation": 0.0}
+    train = TRAIN | {"batch": 10}
+    teacher = f"path:{tmp_path / 'teacher'}"
+    bundle = rrmsdk.transfer(teacher, STUDENT, data, train=train, verify=None, out=tmp_path / "run", quiet=True)
+    assert bundle.card.teachers[0].ref == "path:teacher"
+    assert bundle.card.data.name == "path:images"
+    for name in ("card.json", *bundle.card.files):
+        assert str(tmp_path).encode() not in (bundle.path / name).read_bytes(), name
+    # Here, the images are found all the same, by a copy too.
+    for model in (bundle, rrmsdk.verify(bundle, attack="pgd", steps=1, out=tmp_path / "copy", quiet=True)):
+        assert model.verify(attack="pgd", steps=1, quiet=True).report.images == 20
+
+
+def test_a_data_set_of_another_size_is_refused_with_both_numbers(tmp_path):
+    images = _image_folder(tmp_path / "images", 16)
     with pytest.raises(
         rrmsdk.MismatchError, match="input size: data set 'path:images' has 16, model 'digits-cnn-linf' has 8"
     ):
-        rrmsdk.transfer("hub:digits-cnn-linf", STUDENT, f"path:{tmp_path / 'images'}", out=tmp_path / "run", quiet=True)
+        rrmsdk.transfer("hub:digits-cnn-linf", STUDENT, images, out=tmp_path / "run", quiet=True)

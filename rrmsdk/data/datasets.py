@@ -16,6 +16,7 @@ from rrmsdk.data.split import Dataset, Split, cut
 from rrmsdk.errors import DataError, HubError, did_you_mean
 from rrmsdk.hub.datasets import dataset_files
 from rrmsdk.schema.data import DataInfo, DataSpec
+from rrmsdk.schema.ref import without_place
 
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -48,8 +49,7 @@ def load(spec: DataSpec, *, cache: Path | None = None, endpoint: str | None = No
         name = spec.name
     elif spec.name.startswith("path:"):
         found = _from_folder(Path(spec.name.removeprefix("path:")).expanduser())
-        # Cards and reports travel: they say which folder, not where it lies on somebody's machine.
-        name = f"path:{Path(found.where).name}"
+        name = without_place(spec.name)
     else:
         hint = did_you_mean(spec.name, ["digits", *HUB])
         raise DataError(f"unknown data set {spec.name!r}.{hint} A folder of your own is path:DIR.")

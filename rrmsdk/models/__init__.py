@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rrmsdk.models.build import architectures, build, build_from
 from rrmsdk.models.classifier import Classifier, Features
-from rrmsdk.models.weights import from_bundle, load, read_pinned_pickle, save
+from rrmsdk.models.weights import from_bundle, load, read_pinned, save, start_from
 
 __all__ = [
     "Classifier",
@@ -14,6 +14,7 @@ __all__ = [
     "build_from",
     "from_bundle",
     "load",
-    "read_pinned_pickle",
+    "read_pinned",
     "save",
+    "start_from",
 ]

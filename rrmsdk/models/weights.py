@@ -20,6 +20,7 @@ from rrmsdk.models.build import build_from
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.recipe import Checkpoint
 
 
 def save(model: Classifier, path: Path, dtype: torch.dtype | None = None) -> None:
@@ -63,20 +64,44 @@ def from_bundle(bundle: Bundle) -> Classifier:
     return load(bundle.card.model, bundle.weights)
 
 
-def read_pinned_pickle(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a pickled checkpoint whose bytes have this hash, under their dotted names.
+def start_from(model: Classifier, checkpoint: Checkpoint) -> None:
+    """Put somebody's weights into `model`; the normaliser stays the model's own.
 
     Raises:
-        IntegrityError: the bytes have another hash, or hold anything beyond plain tensors and containers.
+        IntegrityError: as `read_pinned`.
+        MismatchError: names or sizes in the file are not those of the network.
     """
-    content = Path(path).read_bytes()
+    path = Path(checkpoint.file).expanduser()
+    found = read_pinned(path, checkpoint.sha256)
+    own = model.state_dict()
+    named = {f"network.{name.removeprefix(checkpoint.prefix)}": t.float() if t.is_floating_point() else t
+             for name, t in found.items() if name.startswith(checkpoint.prefix)}  # fmt: skip
+    if not named:
+        raise MismatchError(f"no name in {path} begins with {checkpoint.prefix!r}; it has {_some(list(found))}")
+    weights = {name: own[name] for name in ("input_mean", "input_std")} | named
+    _check_finite(weights, f"in {path}")
+    _check_fits(weights, own, path)
+    model.load_state_dict(weights)
+
+
+def read_pinned(path: Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint whose bytes have this hash, under their dotted names: safetensors, or a pickle.
+
+    Raises:
+        IntegrityError: no such file, the bytes have another hash, or hold anything beyond plain tensors and containers.
+    """
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing")
+    content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256.lower():
         raise IntegrityError(f"{path} has sha256 {digest}, not the pinned {sha256}. It was not opened")
     try:
         # The bytes that were hashed, not the path again: the file could have changed in between.
+        if content[8:9] == b"{":
+            return safetensors.torch.load(content)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as exc:
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as exc:
         reason = str(exc).strip().splitlines()[0]
         raise IntegrityError(f"{path} is no checkpoint of plain tensors: {reason}") from exc
     return dict(_tensors(loaded))
@@ -109,7 +134,7 @@ def _what_it_is(start: bytes) -> str:
     if start.startswith(b"<"):
         return "is a web page, not weights. Fetch it again and look at what the server says"
     if start.startswith((b"PK", b"\x80")):
-        return "is a pickle, whatever its name. Pickles can run code when opened; convert it to safetensors"
+        return "is a pickle, whatever its name. Pickles can run code when opened; a recipe that pins its hash reads it"
     return "is not safetensors. Fetch it again"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +23,7 @@ CARD, CONFIG, WEIGHTS, REPORT, README, RECIPE = (
     "card.json", "config.json", "model.safetensors", "report.json", "README.md", "recipe.toml",
 )  # fmt: skip
 ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
+RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
 BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE)
 
@@ -86,14 +88,24 @@ def read(path: Path) -> Bundle:
         DataError: no bundle there.
         IntegrityError: a file is missing or is not the one the card names, or the card is of another schema.
         FieldError: the card has unknown or missing fields.
+        SaveError: another process keeps writing to it.
     """
     path = Path(path)
-    if (path / NEXT).is_file():
-        _finish_update(path)
+    if (path / NEXT).is_file():  # an update was killed, or is going on
+        with _alone(path):
+            pass
     if not is_bundle(path):
         raise DataError(f"{path} is no bundle: it has no {CARD}")
     card = _card(path / CARD)
-    check(path, card)
+    try:
+        check(path, card)
+    except IntegrityError:
+        if not (path / LOCK).is_file() or not os.access(path, os.W_OK):  # nobody updates it
+            raise
+        # The card may be of before, the files of after an update that is going on: look again when it is done.
+        with _alone(path):
+            card = _card(path / CARD)
+            check(path, card)
     return Bundle(path=path, card=card)
 
 
@@ -148,8 +160,7 @@ def update(bundle: Bundle, staged: Mapping[str, Path]) -> Bundle:
     """
     path = bundle.path
     try:
-        with FileLock(path / LOCK, timeout=LOCK_SECONDS):
-            _roll_forward(path)
+        with _alone(path):
             _unstage(path)
             try:
                 _stage(path, staged)
@@ -158,13 +169,26 @@ def update(bundle: Bundle, staged: Mapping[str, Path]) -> Bundle:
                     _unstage(path)
                 raise
             _roll_forward(path)
-    except Timeout as exc:
-        raise SaveError(f"another process has been writing to {path} for {LOCK_SECONDS} s. Wait for it") from exc
     except OSError as exc:
         if isinstance(exc, SaveError):
             raise
         raise SaveError(f"could not write to {path}: {exc.strerror or exc}. The bundle is as it was") from exc
     return read(path)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process updates the bundle meanwhile, and an update that was killed is carried on first."""
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as exc:
+        raise SaveError(f"another process has been writing to {path} for {LOCK_SECONDS} s. Wait for it") from exc
+    try:
+        _roll_forward(path)
+        yield
+    finally:
+        lock.release()
 
 
 def _stage(path: Path, staged: Mapping[str, Path]) -> None:
@@ -182,12 +206,6 @@ def _unstage(path: Path) -> None:
     """Remove what an update left that never came to its card."""
     for name in BUNDLE_FILES:
         _staged(path, name).unlink(missing_ok=True)
-
-
-def _finish_update(path: Path) -> None:
-    """Carry on where an update was killed. One that is still going on holds the lock, and is waited for."""
-    with FileLock(path / LOCK, timeout=LOCK_SECONDS):
-        _roll_forward(path)
 
 
 def _roll_forward(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.ref import without_place
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
 
@@ -33,7 +35,7 @@ class Schedule(Value):
 class TrainSpec(Value):
     """How the weights are moved.
 
-    epochs: passes over the train split; may be a fraction.
+    epochs: passes over the train split; may be a fraction. 0: the weights of `student.start` as they are.
     precision: autocast of the forward pass; weights and optimiser state stay fp32.
     ema: decay of an exponential moving average of the weights; None: none.
     swa_from: share of the run after which weights are averaged with equal weight; None: none.
@@ -45,7 +47,7 @@ class TrainSpec(Value):
     checkpoint_every: steps between two checkpoints; 0: one each epoch.
     """
 
-    epochs: Positive = 48.0
+    epochs: Annotated[float, Field(ge=0)] = 48.0
     batch: Annotated[int, Field(ge=1)] = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.1
@@ -72,16 +74,31 @@ class TrainSpec(Value):
         return self
 
 
+class Checkpoint(Value):
+    """Somebody's weights, as the bytes that were looked at.
+
+    file: a path. Safetensors, or a pickle of plain tensors (torch.save).
+    sha256: of the bytes. A file with another hash is not opened.
+    prefix: what comes before the network's own names in the file, such as `module.model.`.
+    """
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    prefix: str = ""
+
+
 class StudentSpec(Value):
     """The network to train; classes, input size and channels come from the data.
 
     width: RRM's projection: `teacher` gives the student an embedding as wide as the teacher's where they differ,
         a number gives that width, None none.
+    start: weights to begin with; None: random ones.
     """
 
     arch: str
     width: Annotated[int, Field(ge=1)] | Literal["teacher"] | None = None
     width_mult: Positive = 1.0
+    start: Checkpoint | None = None
 
 
 class VerifySpec(Value):
@@ -122,3 +139,12 @@ class Recipe(Value):
     verify: VerifySpec = VerifySpec()
     store: Literal["fp32", "fp16"] = "fp32"
     seed: int = 0
+
+    def published(self) -> Recipe:
+        """What goes into the bundle: the recipe without the places of folders on this machine."""
+        data = self.data.model_copy(update={"name": without_place(self.data.name)})
+        teacher, student = self.teacher and without_place(self.teacher), self.student
+        if student.start is not None:
+            start = student.start.model_copy(update={"file": Path(student.start.file).name})
+            student = student.model_copy(update={"start": start})
+        return self.model_copy(update={"data": data, "teacher": teacher, "student": student})

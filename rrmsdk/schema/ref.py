@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
 from rrmsdk.errors import RefError
@@ -47,3 +48,12 @@ class Ref(Value):
             return f"path:{self.name}" if self.kind == "path" else self.name
         org = f"{self.org}/" if self.org else ""
         return f"hub:{org}{self.name}" + (f"@{self.revision}" if self.revision else "")
+
+
+def without_place(text: str) -> str:
+    """`path:images` for `path:/home/me/images`: what travels says which folder, not where it lies on somebody's disk.
+
+    Anything but a `path:` comes back as it is.
+    """
+    folder = text.removeprefix("path:")
+    return text if folder == text else f"path:{Path(folder).expanduser().resolve().name}"

@@ -28,15 +28,18 @@ LOCK = ".lock"
 
 
 def student(recipe: Recipe, info: DataInfo, teachers: tuple[Classifier, ...]) -> Classifier:
-    """The network of the recipe, its weights a function of the recipe's seed."""
+    """The network of the recipe, its weights a function of the recipe's seed, or those it starts from."""
     spec, width = recipe.student, recipe.student.width
     if width == "teacher":
         width = teachers[0].embedding_width if teachers else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return models.build(
+        network = models.build(
             spec.arch, len(info.labels), info.size, info.channels, width=width, width_mult=spec.width_mult
         )
+    if spec.start is not None:
+        models.start_from(network, spec.start)
+    return network
 
 
 @contextmanager
@@ -56,7 +59,7 @@ def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
     except OSError as exc:
         raise SaveError(f"cannot write to {folder}: {exc.strerror}") from exc
     with lock:
-        kept = folder / bundles.RECIPE
+        kept = folder / bundles.RUN
         if kept.exists():
             _same(value.read(Recipe, kept), recipe, folder)
         else:
@@ -87,10 +90,11 @@ def bundle(
     weights = models.load(config, folder / (BEST if kept == "best" else LAST))
     models.save(weights, folder / bundles.WEIGHTS, torch.float16 if recipe.store == "fp16" else None)
     value.write(config, folder / bundles.CONFIG)
+    value.write(recipe.published(), folder / bundles.RECIPE)
     teachers = ()
     if taught is not None:
         pinned = taught.bundle.card.files[bundles.WEIGHTS]
-        teachers = (Pinned(ref=recipe.teacher or "", revision=taught.revision, weights_sha256=pinned),)
+        teachers = (Pinned(ref=recipe.published().teacher or "", revision=taught.revision, weights_sha256=pinned),)
     says = " ".join(
         f"{name}: step {v.step}, validation clean {v.clean:.4f}, PGD-10 {v.robust:.4f}."
         for name, v in (("last", trained.last), ("best", trained.best))

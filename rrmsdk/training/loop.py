@@ -50,7 +50,7 @@ class Training:
 
     @property
     def total(self) -> int:
-        return max(1, round(self.spec.epochs * self.per_epoch))
+        return max(1, round(self.spec.epochs * self.per_epoch)) if self.spec.epochs else 0
 
 
 @dataclass(frozen=True)

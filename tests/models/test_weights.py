@@ -11,7 +11,8 @@ import torch
 
 from rrmsdk import files
 from rrmsdk.errors import IntegrityError, MismatchError, SaveError
-from rrmsdk.models import build_from, from_bundle, load, read_pinned_pickle, save
+from rrmsdk.models import build_from, from_bundle, load, read_pinned, save, start_from
+from rrmsdk.schema.recipe import Checkpoint
 from tests.bundles import make_bundle
 from tests.models.networks import config, pixels
 
@@ -210,7 +211,7 @@ def pickled(value: object, folder) -> tuple:
 
 def test_a_pinned_pickle_gives_its_tensors_under_dotted_names(tmp_path):
     path, sha256 = pickled({"model": {"conv.weight": torch.ones(2)}, "epoch": 3}, tmp_path)
-    tensors = read_pinned_pickle(path, sha256)
+    tensors = read_pinned(path, sha256)
     assert list(tensors) == ["model.conv.weight"]
     assert tensors["model.conv.weight"].tolist() == [1, 1]
 
@@ -218,7 +219,7 @@ def test_a_pinned_pickle_gives_its_tensors_under_dotted_names(tmp_path):
 def test_a_pickle_of_another_hash_is_not_opened(tmp_path):
     path, sha256 = pickled({"weight": torch.ones(2)}, tmp_path)
     with pytest.raises(IntegrityError, match=f"has sha256 {sha256}, not the pinned {'0' * 64}. It was not opened"):
-        read_pinned_pickle(path, "0" * 64)
+        read_pinned(path, "0" * 64)
 
 
 class Runs:
@@ -231,11 +232,42 @@ class Runs:
 def test_a_pinned_pickle_that_would_run_code_is_refused(tmp_path, capsys):
     path, sha256 = pickled({"weight": Runs()}, tmp_path)
     with pytest.raises(IntegrityError, match="no checkpoint of plain tensors"):
-        read_pinned_pickle(path, sha256)
+        read_pinned(path, sha256)
     assert capsys.readouterr().out == ""
 
 
 def test_a_pinned_file_that_is_no_pickle_is_refused(tmp_path):
     (tmp_path / "model.pt").write_text("<html>")
     with pytest.raises(IntegrityError, match="no checkpoint of plain tensors"):
-        read_pinned_pickle(tmp_path / "model.pt", files.sha256(tmp_path / "model.pt"))
+        read_pinned(tmp_path / "model.pt", files.sha256(tmp_path / "model.pt"))
+
+
+def test_a_pinned_missing_file_is_told(tmp_path):
+    with pytest.raises(IntegrityError, match=r"model\.pt is missing"):
+        read_pinned(tmp_path / "model.pt", "0" * 64)
+
+
+def checkpoint_of(model, folder, prefix: str) -> Checkpoint:
+    """The weights of `model` as others write them: a pickle, under their own prefix, beside an optimiser."""
+    named = {f"{prefix}{name}": tensor for name, tensor in model.network.state_dict().items()}
+    path, sha256 = pickled({"model": named, "optimizer": {"step": torch.ones(1)}, "epoch": 3}, folder)
+    return Checkpoint(file=str(path), sha256=sha256, prefix=f"model.{prefix}")
+
+
+def test_a_network_starts_from_a_pinned_checkpoint(model, tmp_path):
+    fresh = build_from(SMALL).eval()
+    start_from(fresh, checkpoint_of(model, tmp_path, "module."))
+    x = pixels(SMALL)
+    assert torch.equal(fresh(x), model(x))
+
+
+def test_a_prefix_that_no_name_has_is_told_with_the_names_there_are(model, tmp_path):
+    checkpoint = checkpoint_of(model, tmp_path, "module.").model_copy(update={"prefix": "net."})
+    with pytest.raises(MismatchError, match=r"no name in .* begins with 'net\.'; it has .*model\.module\."):
+        start_from(build_from(SMALL), checkpoint)
+
+
+def test_a_pinned_checkpoint_of_another_network_is_refused(model, tmp_path):
+    checkpoint = checkpoint_of(model, tmp_path, "module.")
+    with pytest.raises(MismatchError, match="holds another network"):
+        start_from(build_from(config("resnet18", width_mult=0.125)), checkpoint)
