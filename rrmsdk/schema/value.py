@@ -49,7 +49,7 @@ def explain(exc: ValidationError, kind: type[BaseModel]) -> str:
         else:
             given = f"'{path}' = {_short(error['input'])}: " if path else ""
             near = did_you_mean(str(error["input"]), _literals(error)) if error["type"] == "literal_error" else ""
-            lines.append(given + error["msg"].removeprefix("Value error, ") + near)
+            lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + near if near else ""))
     return "; ".join(lines)
 
 
