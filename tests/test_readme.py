@@ -12,6 +12,8 @@ import typer
 
 import rrmsdk
 from rrmsdk.cli import app
+from rrmsdk.schema import value
+from rrmsdk.schema.recipe import Recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
@@ -40,6 +42,11 @@ def test_python_in_the_readme_uses_names_that_exist(block):
     for node in ast.walk(ast.parse(block)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "rrmsdk":
             assert hasattr(rrmsdk, node.attr)
+
+
+@pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "toml"])
+def test_a_recipe_in_the_readme_reads(block):
+    value.from_toml(Recipe, re.sub(r'sha256 = "\w+\.\.\."', f'sha256 = "{"0" * 64}"', block))
 
 
 def test_each_result_file_the_readme_names_is_there():
