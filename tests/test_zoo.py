@@ -43,6 +43,15 @@ def test_the_small_cifar10_teacher_reaches_its_floor_on_the_whole_test_set():
     assert bundle.weights.stat().st_size <= 4e6
 
 
+def test_the_full_width_cifar10_teacher_reaches_what_a_cpu_can_give_and_fits():
+    bundle = rrmsdk.pull("hub:resnet18-linf")
+    assert bundle.card.model.width_mult == 1.0
+    assert bundle.card.score.attack == "pgd-20"
+    assert bundle.card.score.clean >= 0.55
+    assert bundle.card.score.robust >= 0.30
+    assert bundle.weights.stat().st_size <= 23e6
+
+
 @pytest.mark.cifar10
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CIFAR10)
