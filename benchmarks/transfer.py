@@ -52,7 +52,7 @@ def main() -> None:
 
         data = args.data.removeprefix("path:").rstrip("/").split("/")[-1]
         theme = args.student[0].replace("@", "x") if len(args.student) == 1 else "choice"
-        path = result_file(args.out, f"transfer-{data}-{theme}", _device())
+        path = result_file(args.out, f"transfer-{data}-{theme}-{args.attack}", _device())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         print(f"written to {path}", file=sys.stderr)
