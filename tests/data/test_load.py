@@ -263,16 +263,9 @@ def test_a_process_killed_while_decoding_leaves_nothing_that_passes_for_a_cache(
     assert stored(tmp_path, ".*.part") == []
 
 
-@pytest.fixture(scope="module")
-def cifar10() -> Path:
-    if "RRMSDK_CIFAR10" not in os.environ:
-        pytest.skip("RRMSDK_CIFAR10 names no folder with CIFAR-10's train.parquet and test.parquet")
-    return Path(os.environ["RRMSDK_CIFAR10"])
-
-
 @pytest.mark.cifar10
 def test_cifar10_is_whole(cifar10, tmp_path_factory):
-    data = load(DataSpec(name=f"path:{cifar10}"), cache=tmp_path_factory.getbasetemp() / "cifar10-cache")
+    data = load(DataSpec(name=cifar10), cache=tmp_path_factory.getbasetemp() / "cifar10-cache")
     assert (data.info.train, data.info.validation, data.info.test) == (48_000, 2_000, 10_000)
     assert (data.info.size, data.info.channels) == (32, 3)
     assert data.info.labels[3] == "cat"
@@ -282,6 +275,6 @@ def test_cifar10_is_whole(cifar10, tmp_path_factory):
 
 @pytest.mark.cifar10
 def test_cifar10_has_the_colours_of_cifar10(cifar10, tmp_path_factory):
-    data = load(DataSpec(name=f"path:{cifar10}", validation=0), cache=tmp_path_factory.getbasetemp() / "cifar10-cache")
+    data = load(DataSpec(name=cifar10, validation=0), cache=tmp_path_factory.getbasetemp() / "cifar10-cache")
     mean = data.train.take(10_000).pixels.float().mean((0, 2, 3)) / 255
     assert mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.005)  # the figures everyone normalises by
