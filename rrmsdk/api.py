@@ -59,12 +59,13 @@ def transfer(
     taught = _fetch_teacher(teacher)
     arch: Fields | StudentSpec = {"arch": student, "width": "teacher"} if isinstance(student, str) else student
     how = method if isinstance(method, methods.Method) else methods.parse(dict(_fields(method, "name")))
-    recipe = Recipe(
-        teacher=teacher, student=_as(StudentSpec, arch, "arch"), data=_as(DataSpec, data, "name"),
-        threat=taught.bundle.card.threat if threat is None else _threat(threat),
-        method=_described(how), train=_as(TrainSpec, train or {}, "epochs"),
-        verify=_as(VerifySpec, verify or {}, "attack"), seed=seed,
-    )  # fmt: skip
+    fields = {
+        "teacher": teacher, "student": _as(StudentSpec, arch, "arch"), "data": _as(DataSpec, data, "name"),
+        "threat": taught.bundle.card.threat if threat is None else _threat(threat),
+        "method": _described(how), "train": _as(TrainSpec, train or {}, "epochs"),
+        "verify": _as(VerifySpec, verify or {}, "attack"), "seed": seed,
+    }  # fmt: skip
+    recipe = value.parse(Recipe, fields, "recipe")
     folder = Path(out) if out else Path("runs") / _name(recipe)
     return _run(recipe, folder, how, attack=verify is not None, quiet=quiet)
 

@@ -152,6 +152,7 @@ BAD = [
     ({"method": "rmm"}, rrmsdk.FieldError, "rrm"),
     ({"method": {"name": "rrm", "lambda": 1}}, rrmsdk.FieldError, "unknown field 'lambda'"),
     ({"train": {"epoch": 1}}, rrmsdk.FieldError, "epochs"),
+    ({"train": {"epochs": 0}}, rrmsdk.FieldError, "random weights; give student.start"),
     ({"threat": "linf:8/255"}, rrmsdk.MismatchError, "the threat is linf:8/255, the teacher was trained for linf:1/10"),
     ({"threat": "linf"}, rrmsdk.FieldError, "linf:8/255"),
     ({"student": {"arch": "resnet14", "width_mult": 0.5}}, rrmsdk.MismatchError, "32 wide, the teacher's 128"),

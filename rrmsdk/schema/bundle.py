@@ -184,6 +184,8 @@ def _alone(path: Path) -> Iterator[None]:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as exc:
         raise SaveError(f"another process has been writing to {path} for {LOCK_SECONDS} s. Wait for it") from exc
+    except OSError as exc:
+        raise SaveError(f"could not write to {path}: {exc.strerror or exc}. The bundle is as it was") from exc
     try:
         _roll_forward(path)
         yield

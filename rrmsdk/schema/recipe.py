@@ -140,6 +140,12 @@ class Recipe(Value):
     store: Literal["fp32", "fp16"] = "fp32"
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _has_weights_or_trains_some(self) -> Recipe:
+        if self.train.epochs == 0 and self.student.start is None:
+            raise ValueError("train.epochs = 0 would publish random weights; give student.start, or epochs above 0")
+        return self
+
     def published(self) -> Recipe:
         """What goes into the bundle: the recipe without the places of folders on this machine."""
         data = self.data.model_copy(update={"name": without_place(self.data.name)})

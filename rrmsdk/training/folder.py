@@ -90,11 +90,12 @@ def bundle(
     weights = models.load(config, folder / (BEST if kept == "best" else LAST))
     models.save(weights, folder / bundles.WEIGHTS, torch.float16 if recipe.store == "fp16" else None)
     value.write(config, folder / bundles.CONFIG)
-    value.write(recipe.published(), folder / bundles.RECIPE)
+    public = recipe.published()
+    value.write(public, folder / bundles.RECIPE)
     teachers = ()
     if taught is not None:
         pinned = taught.bundle.card.files[bundles.WEIGHTS]
-        teachers = (Pinned(ref=recipe.published().teacher or "", revision=taught.revision, weights_sha256=pinned),)
+        teachers = (Pinned(ref=public.teacher or "", revision=taught.revision, weights_sha256=pinned),)
     says = " ".join(
         f"{name}: step {v.step}, validation clean {v.clean:.4f}, PGD-10 {v.robust:.4f}."
         for name, v in (("last", trained.last), ("best", trained.best))
