@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrmsdk import teachers
 from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
@@ -25,7 +26,7 @@ Fields = Mapping[str, Any]
 
 
 def transfer(
-    teacher: str,
+    teacher: str | Sequence[str],
     student: str | StudentSpec | Fields,
     data: str | DataSpec | Fields = "cifar10",
     *,
@@ -40,7 +41,8 @@ def transfer(
     """A student with the robustness of `teacher`, trained on natural images, attacked, in a folder of its own.
 
     Args:
-        teacher: `hub:NAME`, `hub:org/name[@revision]` or `path:DIR`.
+        teacher: `hub:NAME`, `hub:org/name[@revision]` or `path:DIR`; several for a method that takes an ensemble. The
+            first one's threat and embedding count.
         student: an architecture (`resnet50`), or `{arch, width, width_mult}`. The default width is RRM's projection to
             the teacher's embedding, where the two differ.
         data: `digits`, `cifar10`, `cifar100` or `path:DIR`.
@@ -56,12 +58,14 @@ def transfer(
     _needs_torch("transfer")
     from rrmsdk import methods
 
-    taught = _fetch_teacher(teacher)
+    refs = (teacher,) if isinstance(teacher, str) else tuple(teacher)
+    first = teachers.fetch(refs[:1])[0].bundle.card
     arch: Fields | StudentSpec = {"arch": student, "width": "teacher"} if isinstance(student, str) else student
     how = method if isinstance(method, methods.Method) else methods.parse(dict(_fields(method, "name")))
     fields = {
-        "teacher": teacher, "student": _as(StudentSpec, arch, "arch"), "data": _as(DataSpec, data, "name"),
-        "threat": taught.bundle.card.threat if threat is None else _threat(threat),
+        "teacher": refs[0] if len(refs) == 1 else refs, "student": _as(StudentSpec, arch, "arch"),
+        "data": _as(DataSpec, data, "name"),
+        "threat": first.threat if threat is None else _threat(threat),
         "method": _described(how), "train": _as(TrainSpec, train or {}, "epochs"),
         "verify": _as(VerifySpec, verify or {}, "attack"), "seed": seed,
     }  # fmt: skip
@@ -212,21 +216,19 @@ def zoo(*, online: bool = False) -> tuple[Listed, ...]:
 
 def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, quiet: bool) -> Bundle:
     """From recipe to bundle, as in the design: teacher, data, student, pair, steps, weights, report."""
-    from rrmsdk import models
     from rrmsdk import training as trainer
     from rrmsdk.models.pair import Pair
     from rrmsdk.training import folder as runs
 
-    taught = _fetch_teacher(recipe.teacher) if recipe.teacher else None
-    images = _images(recipe.data, taught.bundle if taught else None)
-    if taught and taught.bundle.card.threat != recipe.threat:
-        raise MismatchError(f"the threat is {recipe.threat}, the teacher was trained for {taught.bundle.card.threat}")
-    teachers = (models.from_bundle(taught.bundle),) if taught else ()
-    student = runs.student(recipe, images.info, teachers)
+    taught = teachers.fetch(recipe.teachers)
+    images = _images(recipe.data, None)
+    networks = teachers.networks(taught, images.info, method)
+    notes = teachers.notes(taught, recipe)
+    student = runs.student(recipe, images.info, networks)
     with runs.opened(folder, recipe) as finished:
         if finished is None:
             training = trainer.prepare(
-                Pair(student, teachers),
+                Pair(student, networks),
                 method,
                 images.train.to(_device()),
                 recipe.threat,
@@ -234,21 +236,10 @@ def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, quiet: b
                 seed=recipe.seed,
             )
             trained = trainer.run(training, images.validation.to(_device()), folder, title=_name(recipe), quiet=quiet)
-            finished = runs.bundle(folder, recipe, student.config, images.info, trained, taught)
+            finished = runs.bundle(folder, recipe, student.config, images.info, trained, taught, notes)
     if not attack or (finished.path / bundles.REPORT).exists():
         return finished
     return verify(finished, data=recipe.data, quiet=quiet, **recipe.verify.model_dump())
-
-
-def _fetch_teacher(teacher: str):
-    from rrmsdk import hub
-
-    ref = Ref.parse(teacher)
-    if ref.kind == "arch":
-        known = hub.embedded.names()
-        hint = f" Did you mean hub:{teacher}?" if teacher in known else did_you_mean(teacher, known)
-        raise RefError(f"a teacher is hub:NAME, hub:org/name or path:DIR, not '{teacher}'.{hint}")
-    return hub.fetch(ref)
 
 
 def _open(model: str | Path | Bundle) -> Bundle:

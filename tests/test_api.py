@@ -153,7 +153,11 @@ BAD = [
     ({"method": {"name": "rrm", "lambda": 1}}, rrmsdk.FieldError, "unknown field 'lambda'"),
     ({"train": {"epoch": 1}}, rrmsdk.FieldError, "epochs"),
     ({"train": {"epochs": 0}}, rrmsdk.FieldError, "random weights; give student.start"),
-    ({"threat": "linf:8/255"}, rrmsdk.MismatchError, "the threat is linf:8/255, the teacher was trained for linf:1/10"),
+    (
+        {"threat": "l2:1/2"},
+        rrmsdk.MismatchError,
+        "the threat is l2:1/2, teacher digits-cnn-linf was trained for linf:1/10",
+    ),
     ({"threat": "linf"}, rrmsdk.FieldError, "linf:8/255"),
     ({"student": {"arch": "resnet14", "width_mult": 0.5}}, rrmsdk.MismatchError, "32 wide, the teacher's 128"),
 ]
@@ -194,9 +198,18 @@ def test_no_file_of_a_bundle_says_where_folders_lie_on_this_machine(tmp_path):
         assert model.verify(attack="pgd", steps=1, quiet=True).report.images == 20
 
 
-def test_a_data_set_of_another_size_is_refused_with_both_numbers(tmp_path):
+def test_a_model_is_not_judged_on_images_of_another_size(tmp_path):
     images = _image_folder(tmp_path / "images", 16)
     with pytest.raises(
         rrmsdk.MismatchError, match="input size: data set 'path:images' has 16, model 'digits-cnn-linf' has 8"
     ):
-        rrmsdk.transfer("hub:digits-cnn-linf", STUDENT, images, out=tmp_path / "run", quiet=True)
+        rrmsdk.verify("hub:digits-cnn-linf", data=images, out=tmp_path / "copy", quiet=True)
+
+
+def test_a_teacher_of_another_input_size_teaches_by_resizing_what_it_sees(tmp_path):
+    data = {"name": _image_folder(tmp_path / "images", 16), "validation": 0.0}
+    train = TRAIN | {"batch": 10}
+    bundle = rrmsdk.transfer(
+        "hub:digits-cnn-linf", STUDENT, data, train=train, verify=None, out=tmp_path / "run", quiet=True
+    )
+    assert bundle.card.model.input_size == 16

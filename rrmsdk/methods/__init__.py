@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias, get_args
 
+from torch import nn
+
 from rrmsdk.errors import FieldError, did_you_mean
 from rrmsdk.methods.batch import Batch, Method
 from rrmsdk.methods.fast_at import FastAt
@@ -11,7 +13,7 @@ from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.natural import Natural
 from rrmsdk.methods.pgd_at import PgdAt
 from rrmsdk.methods.rrm import Rrm
-from rrmsdk.models.pair import Pair
+from rrmsdk.models.pair import Pair, same_classes
 from rrmsdk.schema import value
 
 AnyMethod: TypeAlias = FastAt | Natural | PgdAt | Rrm
@@ -33,7 +35,29 @@ def parse(fields: dict[str, Any]) -> AnyMethod:
 
 
 def check(method: Method, pair: Pair) -> None:
-    """Ask a method that has a `check` whether it can work with this pair. Raises MismatchError."""
+    """Ask a method that has a `check` whether it can work with this pair.
+
+    Raises:
+        MismatchError: it cannot; or a method that compares logits is given teachers of other classes.
+    """
+    if compares_logits(method):
+        same_classes(pair)
     own_check = getattr(method, "check", None)
     if own_check is not None:
         own_check(pair)
+
+
+def compares_logits(method: Method) -> bool:
+    """Whether student and teachers must have one label set."""
+    return bool(getattr(method, "compares_logits", False))
+
+
+def replays(method: Method) -> int:
+    """How many steps in a row see the same images: 1, but for Free AT."""
+    return getattr(method, "replays", 1)
+
+
+def companion(method: Method, pair: Pair, batch: Batch) -> nn.Module | None:
+    """What the method keeps beside the student from step to step, or None."""
+    make = getattr(method, "companion", None)
+    return make(pair, batch) if make is not None else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.threat import ThreatModel
@@ -19,6 +19,8 @@ class Batch:
     x: pixels in [0, 1].
     ids: which samples these are, so that random draws follow the sample.
     progress: share of the run that is done, 0 at its first step.
+    targets: what `method.targets` gave for these very images when a feature bank was written; None: no bank.
+    companion: what `method.companion` gave at the start of the run.
     """
 
     x: Float[Tensor, "B C H W"]
@@ -28,12 +30,56 @@ class Batch:
     seed: int = 0
     step: int = 0
     progress: float = 0.0
+    targets: tuple[Tensor, ...] | None = None
+    companion: nn.Module | None = None
 
 
 @runtime_checkable
 class Method(Protocol):
-    """Anything with the loss of a paper. A class of your own needs nothing else."""
+    """Anything with the loss of a paper. A class of your own needs nothing else.
+
+    A method may have more, each read where it is there:
+        check(pair): raises MismatchError where it cannot work with this pair.
+        replays: how many steps in a row see the same images (Free AT).
+        companion(pair, batch): a module to keep in the checkpoint and, where it has parameters, to train beside the
+            student; `batch` is the run's first.
+        targets(pair, batch), with target_fields: see `Banked`.
+        attack(pair, batch) and outer(pair, batch, x_adv): see `Adversarial`.
+    """
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """The scalar to descend."""
         ...
+
+
+@runtime_checkable
+class Adversarial(Method, Protocol):
+    """A method in two halves, `loss(pair, batch) = outer(pair, batch, attack(pair, batch))`, so that add-ons (AWP,
+    IGDM) can stand between them."""
+
+    def attack(self, pair: Pair, batch: Batch) -> Float[Tensor, "B C H W"]:
+        """The images that the inner maximisation finds."""
+        ...
+
+    def outer(self, pair: Pair, batch: Batch, x_adv: Float[Tensor, "B C H W"]) -> Tensor:
+        """The scalar to descend, given them."""
+        ...
+
+
+@runtime_checkable
+class Banked(Method, Protocol):
+    """A method whose teachers see natural images only, so that what they say can be written once (a feature bank)."""
+
+    @property
+    def target_fields(self) -> tuple[str, ...]:
+        """The fields of the method that `targets` depends on."""
+        ...
+
+    def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
+        """What the loss needs of the teachers, without gradient: tensors with one row an image."""
+        ...
+
+
+def banked(method: Banked, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
+    """The teachers' part: from the bank where the batch brings it, else computed."""
+    return method.targets(pair, batch) if batch.targets is None else batch.targets

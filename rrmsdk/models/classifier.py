@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, no_type_check
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,6 +31,10 @@ class Classifier(nn.Module):
         config: all that is needed to build it again, normaliser included.
         network: pixels, normalised, to (logits, embedding, *maps).
         head: where in `network` the last linear layer is.
+
+    Attributes:
+        resizes: whether images of another size are brought to `config.input_size`; a teacher may see other images than
+            those it was trained on, a student never does.
     """
 
     input_mean: Tensor
@@ -41,8 +46,15 @@ class Classifier(nn.Module):
         self.config = config.model_copy(update={"input_mean": mean, "input_std": std})
         self.network = network
         self._head = head
+        self.resizes = False
         self.register_buffer("input_mean", torch.tensor(mean).reshape(-1, 1, 1))
         self.register_buffer("input_std", torch.tensor(std).reshape(-1, 1, 1))
+
+    @no_type_check
+    def _ready(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        if self.resizes:
+            x = F.interpolate(x, size=self.config.input_size, mode="bilinear", antialias=True)
+        return (x - self.input_mean) / self.input_std
 
     @property
     def head(self) -> nn.Linear:
@@ -58,12 +70,12 @@ class Classifier(nn.Module):
     @no_type_check
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         """Logits."""
-        return self.network((x - self.input_mean) / self.input_std)[0]
+        return self.network(self._ready(x))[0]
 
     @no_type_check
     def features(self, x: Float[Tensor, "B C H W"]) -> Features:
         """Logits, embedding and maps. `head(embedding)` is the logits."""
-        logits, embedding, *maps = self.network((x - self.input_mean) / self.input_std)
+        logits, embedding, *maps = self.network(self._ready(x))
         return Features(logits, embedding, tuple(maps))
 
 

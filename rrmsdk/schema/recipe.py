@@ -120,7 +120,7 @@ class Recipe(Value):
     """Everything `rrmsdk train` and `rrmsdk transfer` need.
 
     notes: what a user of the model should know; goes onto the card.
-    teacher: a reference; None: the method needs none.
+    teacher: a reference, or several for a method that takes an ensemble; None: the method needs none.
     method: `{name = "rrm", ...}`; its fields belong to `rrmsdk.methods`, which reads them at the door of the trainer
         (values are torch-free, methods are not).
     store: precision of the weights in the bundle; what is stored is what is judged.
@@ -130,7 +130,7 @@ class Recipe(Value):
     name: str = ""
     notes: str = ""
     licence: str = "apache-2.0"
-    teacher: str | None = None
+    teacher: str | tuple[str, ...] | None = None
     student: StudentSpec
     data: DataSpec
     threat: ThreatModel
@@ -146,10 +146,16 @@ class Recipe(Value):
             raise ValueError("train.epochs = 0 would publish random weights; give student.start, or epochs above 0")
         return self
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The references, however many."""
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher or ()
+
     def published(self) -> Recipe:
         """What goes into the bundle: the recipe without the places of folders on this machine."""
         data = self.data.model_copy(update={"name": without_place(self.data.name)})
-        teacher, student = self.teacher and without_place(self.teacher), self.student
+        teachers, student = tuple(without_place(ref) for ref in self.teachers), self.student
+        teacher = teachers[0] if len(teachers) == 1 else teachers or None
         if student.start is not None:
             start = student.start.model_copy(update={"file": Path(student.start.file).name})
             student = student.model_copy(update={"start": start})

@@ -29,6 +29,8 @@ def _flatten(training: Training) -> tuple[dict[str, Tensor], dict[str, float]]:
     tensors = {f"student.{name}": t for name, t in training.pair.student.state_dict().items()}
     if training.average is not None:
         tensors |= {f"average.{name}": t for name, t in training.average.state_dict().items()}
+    if training.companion is not None:
+        tensors |= {f"companion.{name}": t for name, t in training.companion.state_dict().items()}
     plain: dict[str, float] = {}
     for index, state in training.optimizer.state_dict()["state"].items():
         for name, entry in state.items():
@@ -55,6 +57,8 @@ def restore(training: Training, path: Path) -> dict[str, str]:
         training.pair.student.load_state_dict(_under(tensors, "student."))
         if training.average is not None:
             training.average.load_state_dict(_under(tensors, "average."))
+        if training.companion is not None:
+            training.companion.load_state_dict(_under(tensors, "companion."))
         _restore_optimizer(training.optimizer, _under(tensors, "optimizer.") | _under(plain, "optimizer."))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as exc:
         raise IntegrityError(f"{path} is no checkpoint of this run: {exc}. Delete it to start the run again") from exc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -83,8 +83,9 @@ def _flat(fields: dict, prefix: str = "") -> dict:
 
 
 def bundle(
-    folder: Path, recipe: Recipe, config: ModelConfig, info: DataInfo, trained: Trained, taught: Fetched | None
-) -> Bundle:
+    folder: Path, recipe: Recipe, config: ModelConfig, info: DataInfo, trained: Trained,
+    taught: Sequence[Fetched], notes: str = "",
+) -> Bundle:  # fmt: skip
     """Make the folder a bundle: the weights to serve, config, card. The checkpoint goes last, when all is there."""
     kept = recipe.train.keep
     weights = models.load(config, folder / (BEST if kept == "best" else LAST))
@@ -92,17 +93,17 @@ def bundle(
     value.write(config, folder / bundles.CONFIG)
     public = recipe.published()
     value.write(public, folder / bundles.RECIPE)
-    teachers = ()
-    if taught is not None:
-        pinned = taught.bundle.card.files[bundles.WEIGHTS]
-        teachers = (Pinned(ref=public.teacher or "", revision=taught.revision, weights_sha256=pinned),)
+    teachers = tuple(
+        Pinned(ref=ref, revision=fetched.revision, weights_sha256=fetched.bundle.card.files[bundles.WEIGHTS])
+        for ref, fetched in zip(public.teachers, taught, strict=True)
+    )
     says = " ".join(
         f"{name}: step {v.step}, validation clean {v.clean:.4f}, PGD-10 {v.robust:.4f}."
         for name, v in (("last", trained.last), ("best", trained.best))
     )
     card = Card(
         name=recipe.name or folder.name, model=config, data=info, threat=recipe.threat, method=recipe.method,
-        teachers=teachers, weights=kept, licence=recipe.licence, notes=f"{recipe.notes} {says}".strip(),
+        teachers=teachers, weights=kept, licence=recipe.licence, notes=f"{recipe.notes} {notes} {says}".strip(),
         rrmsdk_version=version("rrmsdk"), date=datetime.now(UTC).date().isoformat(),
     )  # fmt: skip
     sealed = bundles.seal(folder, card)

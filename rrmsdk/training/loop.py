@@ -24,7 +24,8 @@ READ_EVERY = 50  # steps between two looks at the loss on an accelerator: each l
 
 @dataclass
 class Training:
-    """All that a run changes: the weights, the optimiser, the average, the gradient scale, and how many steps are done.
+    """All that a run changes: the weights, the optimiser, the average, the gradient scale, what the method keeps beside
+    the student, and how many steps are done.
 
     Everything else (order, augmentation, noise, learning rate) is a pure function of (seed, step, sample id).
     """
@@ -38,6 +39,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     scaler: torch.amp.GradScaler | None
+    companion: nn.Module | None = None
     done: int = 0
 
     @property
@@ -89,22 +91,37 @@ def prepare(
     if spec.compile:
         for network in (pair.student, *pair.teachers):
             network.network.compile()
+    companion = _companion(pair, method, split, threat, spec, seed)
+    trained = [*pair.student.parameters(), *(companion.parameters() if companion else ())]
     return Training(
         pair, method, split, threat, spec, seed,
-        optimizer=_optimizer(pair.student, spec, device),
+        optimizer=_optimizer(trained, spec, device),
         average=averaged(pair.student, spec),
         scaler=torch.amp.GradScaler(device.type) if spec.precision == "fp16" else None,
+        companion=companion,
     )  # fmt: skip
 
 
-def _optimizer(student: nn.Module, spec: TrainSpec, device: torch.device) -> torch.optim.Optimizer:
+def _companion(
+    pair: Pair, method: Method, split: data.Split, threat: ThreatModel, spec: TrainSpec, seed: int
+) -> nn.Module | None:
+    """What the method keeps beside the student; its random numbers are a function of the seed too."""
+    if not hasattr(method, "companion"):
+        return None
+    first = data.batch(split, step=0, size=spec.batch, seed=seed, augment=spec.augment)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = methods.companion(method, pair, Batch(first.x, first.y, first.ids, threat, seed=seed))
+    return module.to(split.pixels.device) if module is not None else None
+
+
+def _optimizer(parameters: list[nn.Parameter], spec: TrainSpec, device: torch.device) -> torch.optim.Optimizer:
     fused = device.type == "cuda"
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(student.parameters(), spec.lr, weight_decay=spec.weight_decay, fused=fused)
+        return torch.optim.AdamW(parameters, spec.lr, weight_decay=spec.weight_decay, fused=fused)
     return torch.optim.SGD(
-        student.parameters(), spec.lr, momentum=spec.momentum, nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay, fused=fused,
-    )  # fmt: skip
+        parameters, spec.lr, momentum=spec.momentum, nesterov=spec.nesterov, weight_decay=spec.weight_decay, fused=fused
+    )
 
 
 def _copy_head(pair: Pair) -> None:
@@ -126,12 +143,19 @@ def autocast(spec: TrainSpec, device: torch.device) -> AbstractContextManager[ob
 
 
 def draw(training: Training, step: int) -> Batch:
-    """The images of `step`, cut from the tensor on the device, augmented."""
+    """The images of `step`, cut from the tensor on the device, augmented; a method that replays sees them again."""
     drawn = data.batch(
-        training.split, step=step, size=training.spec.batch, seed=training.seed, augment=training.spec.augment
+        training.split,
+        step=step // methods.replays(training.method),
+        size=training.spec.batch,
+        seed=training.seed,
+        augment=training.spec.augment,
     )
     x = drawn.x.contiguous(memory_format=torch.channels_last) if training.spec.channels_last else drawn.x
-    return Batch(x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=step, progress=step / training.total)
+    return Batch(
+        x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=step, progress=step / training.total,
+        companion=training.companion,
+    )  # fmt: skip
 
 
 def steps(training: Training) -> Iterator[Step]:

@@ -1,0 +1,80 @@
+"""From the references of a recipe to teachers that stand beside a student, compared with its data and threat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rrmsdk import hub
+from rrmsdk.errors import MismatchError, RefError, did_you_mean
+from rrmsdk.hub import Fetched
+from rrmsdk.schema.data import DataInfo
+from rrmsdk.schema.recipe import Recipe
+from rrmsdk.schema.ref import Ref
+
+if TYPE_CHECKING:
+    from rrmsdk.methods import Method
+    from rrmsdk.models import Classifier
+
+
+def fetch(refs: Sequence[str]) -> tuple[Fetched, ...]:
+    """The bundles that the references name.
+
+    Raises:
+        RefError: an architecture, or a name that nobody knows.
+    """
+    return tuple(_fetch(ref) for ref in refs)
+
+
+def _fetch(teacher: str) -> Fetched:
+    ref = Ref.parse(teacher)
+    if ref.kind == "arch":
+        known = hub.embedded.names()
+        hint = f" Did you mean hub:{teacher}?" if teacher in known else did_you_mean(teacher, known)
+        raise RefError(f"a teacher is hub:NAME, hub:org/name or path:DIR, not '{teacher}'.{hint}")
+    return hub.fetch(ref)
+
+
+def networks(taught: Sequence[Fetched], info: DataInfo, method: Method) -> tuple[Classifier, ...]:
+    """The teachers for students of this data; one of another input size resizes what it is shown.
+
+    Raises:
+        MismatchError: other channels; or other labels, for a method that compares logits.
+    """
+    from rrmsdk import methods, models
+
+    found = []
+    for fetched in taught:
+        card = fetched.bundle.card
+        if card.model.channels != info.channels:
+            raise MismatchError(
+                f"channels: data set '{info.name}' has {info.channels}, teacher '{card.name}' has {card.model.channels}"
+            )
+        if methods.compares_logits(method) and card.data.labels != info.labels:
+            raise MismatchError(
+                f"labels: data set '{info.name}' has {_shown(info.labels)}, teacher '{card.name}' "
+                f"{_shown(card.data.labels)}. Methods that compare logits need one label set; "
+                "rrm and mixacm with kd_weight=0 do not"
+            )
+        network = models.from_bundle(fetched.bundle)
+        network.resizes = card.model.input_size != info.size
+        found.append(network)
+    return tuple(found)
+
+
+def notes(taught: Sequence[Fetched], recipe: Recipe) -> str:
+    """What a reader of the student's card should know of its teachers: another radius.
+
+    Raises:
+        MismatchError: another norm.
+    """
+    other = [fetched.bundle.card for fetched in taught if fetched.bundle.card.threat != recipe.threat]
+    for card in other:
+        if card.threat.norm != recipe.threat.norm:
+            raise MismatchError(f"the threat is {recipe.threat}, teacher {card.name} was trained for {card.threat}")
+    return " ".join(f"Teacher {card.name} was trained for {card.threat}." for card in other)
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
+    return f"{len(labels)} classes ({few})"
