@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "rrmsdk"
 RINGS = [
     {"errors", "files", "schema"},
     {"hub", "runtime"},
-    {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports"},
+    {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
     {"api", "cli", "quickstart", "teachers", "__main__", "rrmsdk"},
 ]
 # A bundle's verbs are those of the public package, said of the bundle.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -70,10 +70,8 @@ class Adversarial(Method, Protocol):
 class Banked(Method, Protocol):
     """A method whose teachers see natural images only, so that what they say can be written once (a feature bank)."""
 
-    @property
-    def target_fields(self) -> tuple[str, ...]:
-        """The fields of the method that `targets` depends on."""
-        ...
+    target_fields: ClassVar[tuple[str, ...]]
+    """The fields of the method that `targets` depends on."""
 
     def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
         """What the loss needs of the teachers, without gradient: tensors with one row an image."""

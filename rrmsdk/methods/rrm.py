@@ -3,7 +3,7 @@ Representation Matching, USENIX Security 2022 (arXiv:2202.09994)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from rrmsdk.errors import MismatchError
-from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.batch import Batch, banked
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -27,6 +27,7 @@ class Rrm(Value):
     """
 
     name: Literal["rrm"] = "rrm"
+    target_fields: ClassVar[tuple[str, ...]] = ()
     ce_weight: Annotated[float, Field(ge=0)] = 5e-3
     distance: Literal["cosine", "relative_l2"] = "cosine"
 
@@ -39,12 +40,16 @@ class Rrm(Value):
                 "Add RRM's projection to the student: width='teacher'"
             )
 
+    def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
+        """(g_T(x),)"""
+        with torch.no_grad():
+            return (pair.teacher.features(batch.x).embedding,)
+
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """lambda CE(S(x), y) + mean_i L_R(g_S(x_i), g_T(x_i)).     Vaishnavi et al. 2022, eq. 5"""
-        with torch.no_grad():
-            g_T = pair.teacher.features(batch.x).embedding.float()
+        (g_T,) = banked(self, pair, batch)
         S = pair.student.features(batch.x)
-        L_R = {"cosine": cosine, "relative_l2": relative_l2}[self.distance](S.embedding.float(), g_T)
+        L_R = {"cosine": cosine, "relative_l2": relative_l2}[self.distance](S.embedding.float(), g_T.float())
         return self.ce_weight * F.cross_entropy(S.logits, batch.y) + L_R
 
 

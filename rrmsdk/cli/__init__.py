@@ -1,0 +1,31 @@
+"""The verbs for a shell. Errors of rrmsdk are one line on stderr and exit code 2; `--json` prints for programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from rrmsdk.cli import hub, runs, study
+from rrmsdk.cli.app import app, overrides
+from rrmsdk.errors import RrmError
+
+__all__ = ["app", "hub", "main", "overrides", "runs", "study"]
+
+STOPPED = 130  # what typer makes of Ctrl-C
+
+
+def main() -> NoReturn:
+    """Run the command line; a foreseen error is one line and exit code 2, Ctrl-C is 130."""
+    # Before torch is imported: its idle threads spin by default, and take the cores that other processes need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except RrmError as exc:
+        print(f"rrmsdk: {exc}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as exc:
+        if exc.code == STOPPED:
+            print("rrmsdk: stopped. What was finished is kept; the same command continues.", file=sys.stderr)
+        raise
+    sys.exit(0)

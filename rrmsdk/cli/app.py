@@ -1,0 +1,88 @@
+"""The application, and what its verbs share: options, fields typed as FIELD=VALUE, printing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rrmsdk.errors import FieldError, did_you_mean
+from rrmsdk.schema.bundle import Bundle
+
+app = typer.Typer(
+    help="Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME. An interrupted run there is continued."),
+]
+Model = Annotated[str, typer.Argument(help="A folder, path:DIR, hub:NAME or hub:org/name[@revision].")]
+Data = Annotated[
+    str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the card.")
+]
+Copy = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Work on a copy in this folder. Default for hub: models: runs/NAME.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A field of the recipe: train.epochs=5. Repeatable."),
+]
+
+
+def overrides(pairs: list[str]) -> dict[str, Any]:
+    """`["train.epochs=5"]` as nested fields; a value is read as TOML, and as text where it is none."""
+    import tomllib
+
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise FieldError(f"--set {pair}: type FIELD=VALUE, e.g. train.epochs=5")
+        try:
+            given = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            given = text
+        *outer, last = name.split(".")
+        nested: dict[str, Any] = {last: given}
+        for part in reversed(outer):
+            nested = {part: nested}
+        fields = merged(fields, nested)
+    return fields
+
+
+def merged(fields: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = dict(fields)
+    for name, new in over.items():
+        old = both.get(name)
+        both[name] = merged(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+    return both
+
+
+def only(fields: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in fields.keys() - set(known):
+        raise FieldError(f"--set {name}: no such field.{did_you_mean(name, known)}")
+
+
+def show(bundle: Bundle, as_json: bool) -> None:
+    card, attacked = bundle.card, bundle.card.score is not None
+    if as_json:
+        report = bundle.report.model_dump(mode="json", exclude={"outcomes"}) if attacked else None
+        print_json({"path": str(bundle.path), "card": card.model_dump(mode="json"), "report": report})
+        return
+    print(
+        f"{bundle.path}  {card.name}  {card.model.arch}  {card.method['name']}  weights: {card.weights}. {card.notes}"
+    )
+    print(bundle.report.summary() if attacked else "not attacked yet")
+
+
+def print_json(fields: Any) -> None:
+    print(json.dumps(fields, indent=2))

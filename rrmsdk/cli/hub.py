@@ -1,0 +1,63 @@
+"""Verbs between this disk and the Hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import rrmsdk
+from rrmsdk.cli.app import AsJson, Model, app, print_json, show
+
+
+@app.command()
+def push(
+    model: Model,
+    repo: Annotated[str, typer.Argument(help="org/name on the Hub; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Tag the commit, e.g. v1.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put MODEL on the Hub, in one commit."""
+    url = rrmsdk.push(model, repo, private=private, message=message, tag=tag)
+    print(json.dumps({"commit": url}) if as_json else url)
+
+
+@app.command()
+def pull(
+    ref: Annotated[str, typer.Argument(help="hub:NAME or hub:org/name[@revision].")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it into this folder.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Embedded and cached bundles only.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask the Hub even where a copy lies here.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a bundle here and check its hashes."""
+    show(rrmsdk.pull(ref, out, offline=offline, refresh=refresh), as_json)
+
+
+@app.command()
+def zoo(
+    online: Annotated[bool, typer.Option("--online", help="Ask the Hub too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What can be pulled, with threat, clean and robust accuracy, and size."""
+    listed = rrmsdk.zoo(online=online)
+    if as_json:
+        print_json([entry.model_dump(mode="json") for entry in listed])
+        return
+    table = Table("model", "data", "threat", "clean", "robust", "under", "MB", "from", box=box.SIMPLE)
+    for entry in listed:
+        score = entry.score
+        figures = (
+            (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack} x{score.images}") if score else ("",) * 3
+        )
+        table.add_row(entry.ref, entry.data, str(entry.threat), *figures, f"{entry.size / 1e6:.1f}", entry.source)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print("robust: share of the test images still right after the attack named beside it; an upper bound")

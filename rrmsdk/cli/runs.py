@@ -1,0 +1,132 @@
+"""Verbs that make, judge and export a model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import rrmsdk
+from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, merged, only, overrides, print_json, show
+from rrmsdk.errors import FieldError
+from rrmsdk.schema import value
+
+
+@app.command()
+def transfer(
+    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
+    student: Annotated[
+        str, typer.Option("--student", help="An architecture: resnet50, mobilenet_v2, wrn-28-10, timm:NAME, ...")
+    ],
+    data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="rrm, or a baseline: natural, pgd_at, fast_at.")
+    ] = "rrm",
+    threat: Annotated[str | None, typer.Option(help="NORM:EPS, e.g. linf:8/255. Default: the teacher's.")] = None,
+    attack: Annotated[str, typer.Option(help="How to judge: autoattack, apgd, pgd or none.")] = "autoattack",
+    out: Out = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and attacks.")] = 0,
+    set_: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train STUDENT on natural images to have the robustness of TEACHER, and attack it."""
+    fields = overrides(set_ or [])
+    only(fields, ("student", "data", "method", "train", "verify"))
+    bundle = rrmsdk.transfer(
+        teacher, {"arch": student, "width": "teacher"} | fields.get("student", {}),
+        {"name": data} | fields.get("data", {}), method={"name": method} | fields.get("method", {}),
+        threat=threat, train=fields.get("train", {}),
+        verify=None if attack == "none" else {"attack": attack} | fields.get("verify", {}),
+        out=out, seed=seed, quiet=quiet or as_json,
+    )  # fmt: skip
+    show(bundle, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: TOML, e.g. zoo/resnet14-linf.toml.")],
+    data: Data = None,
+    out: Out = None,
+    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Judge the result as the recipe says.")] = True,
+    set_: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a RECIPE: an adversarially trained teacher, a natural network, or a transfer."""
+    from rrmsdk.schema.recipe import Recipe
+
+    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
+    fields["name"] = fields["name"] or recipe.stem
+    if data is not None:
+        fields["data"]["name"] = data
+    fields = merged(fields, overrides(set_ or []))
+    show(rrmsdk.train(fields, out=out, attack=attack, quiet=quiet or as_json), as_json)
+
+
+@app.command()
+def verify(
+    model: Model,
+    attack: Annotated[
+        str, typer.Option("--attack", "-a", help="autoattack, apgd (RRM's AutoPGD) or pgd.")
+    ] = "autoattack",
+    images: Annotated[
+        int, typer.Option("--images", "-n", help="How many of the test split, from its start; 0: all.")
+    ] = 1000,
+    data: Data = None,
+    batch: Annotated[int, typer.Option(help="Images in one forward pass.")] = 256,
+    steps: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
+    save_adversarial: Annotated[
+        Path | None, typer.Option(help="Keep the adversarial images in this .safetensors file.")
+    ] = None,
+    out: Copy = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Attack MODEL on the test split and write report.json into it."""
+    bundle = rrmsdk.verify(
+        model, attack=attack, data=data, images=images, batch=batch, steps=steps, restarts=restarts, seed=seed,
+        save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
+    )  # fmt: skip
+    show(bundle, as_json)
+
+
+@app.command()
+def export(
+    model: Model,
+    onnx: Annotated[bool, typer.Option("--onnx", help="One self-contained ONNX file with a dynamic batch.")] = False,
+    data: Data = None,
+    out: Copy = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export MODEL, checked against the network on clean and attacked images."""
+    if not onnx:
+        raise FieldError("say what to export to: rrmsdk export MODEL --onnx")
+    bundle = rrmsdk.export(model, data=data, out=out)
+    parity = json.loads((bundle.path / "onnx" / "parity.json").read_text())
+    if as_json:
+        print_json({"onnx": str(bundle.onnx), "parity": parity})
+    else:
+        gap = max(parity[images]["max_abs"] for images in ("clean", "attacked"))
+        print(f"{bundle.onnx}  agrees with the network: largest gap {gap:.2g} in a logit")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the student's bundle goes.")] = Path(
+        "runs/quickstart"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """The main job on the embedded digits teacher: transfer, attack, export, compare."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch: on 8-pixel images a second thread costs more than it brings
+    from rrmsdk.quickstart import quickstart as go
+
+    rows = go(out, quiet=as_json)
+    if as_json:
+        print_json({"path": str(out), "rows": rows})

@@ -1,0 +1,1 @@
+"""Plots, as SVG or PNG files: for people who would rather look."""
