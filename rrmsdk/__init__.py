@@ -23,13 +23,15 @@ from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
+from rrmsdk.schema.sweep import Sweep
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.sweeping import sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bundle", "Card", "DataError", "DataSpec", "DivergedError", "ExportError", "FieldError", "HubError",
     "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError", "ParityError", "Recipe",
-    "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule", "StudentSpec", "ThreatModel", "TrainSpec",
-    "VerifySpec", "export", "load", "pull", "push", "train", "transfer", "verify", "zoo",
+    "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep", "ThreatModel",
+    "TrainSpec", "VerifySpec", "export", "load", "pull", "push", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

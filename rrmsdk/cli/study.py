@@ -1,1 +1,85 @@
 """Verbs that look at runs: choosing, predicting, diagnosing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import rrmsdk
+from rrmsdk.cli.app import AsJson, Out, Quiet, Set, app, merged, overrides, print_json
+from rrmsdk.schema import value
+from rrmsdk.schema.recipe import Recipe
+from rrmsdk.schema.report import UPPER_BOUND
+from rrmsdk.schema.sweep import Measured, Sweep
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file, as for `rrmsdk train`.")],
+    field: Annotated[
+        list[str], typer.Option("--field", "-f", help="Dotted name, such as method.ce_weight. Repeatable.")
+    ],
+    values: Annotated[
+        list[str],
+        typer.Option("--values", "-v", help="log:5e-5..5e-1:7, lin:0..1:5 or a list 5e-5,5e-3. One for each field."),
+    ],
+    search: Annotated[
+        Literal["grid", "optuna"], typer.Option(help="optuna: TPE over ranges without a count; 3 fields and more.")
+    ] = "grid",
+    trials: Annotated[int, typer.Option(help="Of a search, in all.")] = 20,
+    by: Annotated[
+        Literal["mean", "robust", "clean"],
+        typer.Option(help="What is best on validation: the mean of clean and robust accuracy, or one of them."),
+    ] = "mean",
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the validation split to screen; 0: all.")] = 0,
+    report: Annotated[
+        int, typer.Option(help="How many of the best are attacked on the test split, as the recipe's verify says.")
+    ] = 2,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", help="Processes at a time; one thread each where there are several.")
+    ] = 1,
+    out: Out = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose a value: train RECIPE with each, compare on the validation split, attack the best on the test split."""
+    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
+    fields["name"] = fields["name"] or recipe.stem
+    swept = rrmsdk.sweep(
+        merged(fields, overrides(set_ or [])), field, values, search=search, trials=trials, by=by, images=images,
+        report=report, jobs=jobs, out=out, quiet=quiet or as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json(swept.model_dump(mode="json") | {"path": str(swept.path), "best": swept.best.name})
+    else:
+        _show_sweep(swept)
+
+
+def _show_sweep(swept: Sweep) -> None:
+    """A row a point, the best in bold; what has been chosen on validation is told apart from the test split."""
+    ranked = swept.ranked()
+    screen = f"validation, {ranked[0].screened.attack}" if ranked[0].screened else ""
+    table = Table(*swept.ranges, "clean", "robust", "mean", "test, clean", "test, robust", "under", box=box.SIMPLE,
+                  title=f"{screen}, {swept.recipe.threat}; best by {swept.by}", title_justify="left")  # fmt: skip
+    for point in swept.points:
+        given = [f"{one:.4g}" if isinstance(one, float) else str(one) for one in point.values.values()]
+        found, told = point.screened, point.reported
+        figures = (*_shares(found), f"{found.score('mean'):.3f}") if found else ("diverged", "", "")
+        test = (*_shares(told), f"{told.attack} x{told.images}") if told else ("", "", "")
+        table.add_row(*given, *figures, *test, style="bold" if point == swept.best else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(f"{swept.folder(swept.best)} is the best. The validation split chose it, so its figures there flatter it.")
+    print(UPPER_BOUND)
+
+
+def _shares(found: Measured) -> tuple[str, str]:
+    """With 95 % intervals."""
+    (c_low, c_high), (r_low, r_high) = found.clean_interval, found.robust_interval
+    return f"{found.clean:.3f} [{c_low:.3f}, {c_high:.3f}]", f"{found.robust:.3f} [{r_low:.3f}, {r_high:.3f}]"

@@ -61,13 +61,14 @@ def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
     with lock:
         kept = folder / bundles.RUN
         if kept.exists():
-            _same(value.read(Recipe, kept), recipe, folder)
+            same_recipe(value.read(Recipe, kept), recipe, folder)
         else:
             value.write(recipe, kept)
         yield bundles.read(folder) if bundles.is_bundle(folder) else None
 
 
-def _same(kept: Recipe, asked: Recipe, folder: Path) -> None:
+def same_recipe(kept: Recipe, asked: Recipe, folder: Path) -> None:
+    """Raises MismatchError: they differ in more than how the result is judged."""
     old, new = _flat(kept.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
     differ = [f"{name} {old.get(name)!r} there, {new.get(name)!r} asked" for name in sorted(old | new)
               if old.get(name) != new.get(name) and not name.startswith("verify.")]  # fmt: skip
