@@ -63,7 +63,9 @@ def _begin(heard: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the starting process decides
     threading.Thread(target=_end_with, args=(heard,), daemon=True).start()
     import torch
+    from tqdm import tqdm
 
+    tqdm.set_lock(threading.RLock())  # torch.fx makes one that an end at once would leave behind, with a warning
     torch.set_num_threads(1)  # in case something had imported it already
 
 
