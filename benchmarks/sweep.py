@@ -70,7 +70,8 @@ def _sweep(args: argparse.Namespace, seed: int) -> Sweep:
 def _table(sweeps: list[Sweep], args: argparse.Namespace) -> str:
     from rrmsdk.verification.provenance import hardware, versions
 
-    screened = next(point.screened for point in sweeps[0].points if point.screened is not None)
+    screened = sweeps[0].best.screened
+    assert screened is not None  # or it were not the best
     lines = [
         f"# {args.field} of {args.student} under {args.teacher} on {args.data}, {datetime.now(UTC).date()}",
         "",
@@ -78,8 +79,8 @@ def _table(sweeps: list[Sweep], args: argparse.Namespace) -> str:
         f"Median (range) over {len(sweeps)} seeds. One seed's 95 % interval of robust accuracy is "
         f"{screened.robust_interval[1] - screened.robust_interval[0]:.3f} wide at {screened.robust:.2f}.",
         "",
-        f"| {args.field} | clean | robust | best two, of {len(sweeps)} | diverged | training and screening, s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| {args.field} | clean | robust | among the best two | diverged |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name in dict.fromkeys(point.name for swept in sweeps for point in swept.points):
         of = [point for swept in sweeps for point in swept.points if point.name == name]
@@ -87,7 +88,7 @@ def _table(sweeps: list[Sweep], args: argparse.Namespace) -> str:
         best = sum(point in swept.ranked()[:2] for swept in sweeps for point in swept.points if point.name == name)
         figures = [_spread([m.clean for m in found], 3), _spread([m.robust for m in found], 3)] if found else ["", ""]
         row = [f"{of[0].values[args.field]:.3g}", *figures, str(best), str(len(of) - len(found))]
-        lines.append(f"| {' | '.join([*row, _spread([point.seconds for point in of], 0)])} |")
+        lines.append(f"| {' | '.join(row)} |")
     lines += ["", f"The best two by {args.by} on validation, on the test split, which had no part in the choice:", ""]
     lines += [f"- seed {swept.recipe.seed}: {'; '.join(_reported(swept, args))}" for swept in sweeps]
     command = " ".join(f"'{word}'" if " " in word else word for word in sys.argv)
