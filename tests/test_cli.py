@@ -48,7 +48,9 @@ def test_pull_json_carries_card_and_report():
     assert told["report"]["note"].startswith("Robust accuracy here is an upper bound found by attacking")
 
 
-@pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart", "sweep"])
+@pytest.mark.parametrize(
+    "verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart", "sweep"]
+)
 def test_every_verb_explains_itself(verb):
     done = _rrmsdk(*verb.split(), "--help")
     assert done.returncode == 0
