@@ -16,10 +16,12 @@ from rrmsdk.errors import (
     RrmError,
     SaveError,
 )
+from rrmsdk.predicting import predict
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.prediction import Prediction
 from rrmsdk.schema.recipe import Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
@@ -31,7 +33,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bundle", "Card", "DataError", "DataSpec", "DivergedError", "ExportError", "FieldError", "HubError",
-    "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError", "ParityError", "Recipe",
-    "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep", "ThreatModel",
-    "TrainSpec", "VerifySpec", "export", "load", "pull", "push", "sweep", "train", "transfer", "verify", "zoo",
+    "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError", "ParityError",
+    "Prediction", "Recipe", "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep",
+    "ThreatModel", "TrainSpec", "VerifySpec", "export", "load", "predict", "pull", "push", "sweep", "train", "transfer",
+    "verify", "zoo",
 ]  # fmt: skip

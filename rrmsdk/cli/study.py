@@ -12,11 +12,42 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Out, Quiet, Set, app, merged, overrides, print_json
+from rrmsdk.cli.app import AsJson, Out, Quiet, Set, app, merged, only, overrides, print_json
 from rrmsdk.schema import value
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
+
+
+@app.command()
+def predict(
+    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
+    student: Annotated[str, typer.Option("--student", help="An architecture, as for `rrmsdk transfer`.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
+    steps: Annotated[int | None, typer.Option(help="Of the probe. Default: a fifth of the full run's.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="As many steps as fit in; the full run's at most.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="A .json of benchmarks/predict.py. Default: the shipped one, digits.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder for prediction.json.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and attacks.")] = 0,
+    set_: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Will it transfer? Train STUDENT briefly, and say what robust accuracy the full run would reach."""
+    fields = overrides(set_ or [])
+    only(fields, ("student", "data", "method", "train"))
+    found = rrmsdk.predict(
+        teacher, {"arch": student, "width": "teacher"} | fields.get("student", {}),
+        {"name": data} | fields.get("data", {}), method={"name": "rrm"} | fields.get("method", {}),
+        train=fields.get("train", {}), steps=steps, seconds=seconds, calibration=calibration, out=out, seed=seed,
+        quiet=quiet or as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print(f"{found.summary()}.\n{found.table()}")
 
 
 @app.command()
