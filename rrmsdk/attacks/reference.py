@@ -43,10 +43,26 @@ def apgd_ce(
     return _round(_apgd(model, threat, "ce", steps, restarts, seed), model)(x, y, y)
 
 
-def apgd_attack(model: nn.Module, threat: ThreatModel, *, steps: int = 50, restarts: int = 10, seed: int = 0) -> Attack:
-    """`apgd_ce`, one round a restart, so that the batches of later restarts are full."""
-    rounds = tuple(_round(_apgd(model, threat, "ce", steps, 1, seed + restart), model) for restart in range(restarts))
-    return Attack("apgd-ce", {"loss": "ce", "steps": steps, "restarts": restarts}, rounds)
+def apgd_attack(
+    model: nn.Module, threat: ThreatModel, *, loss: str = "ce", steps: int = 50, restarts: int = 10, seed: int = 0
+) -> Attack:
+    """AutoPGD on `ce` or `dlr` (from 3 classes on), one round a restart, so that the batches of later ones are full."""
+    rounds = tuple(_round(_apgd(model, threat, loss, steps, 1, seed + restart), model) for restart in range(restarts))
+    return Attack(f"apgd-{loss}", {"loss": loss, "steps": steps, "restarts": restarts}, rounds)
+
+
+def square_attack(model: nn.Module, threat: ThreatModel, *, queries: int = 5000, seed: int = 0) -> Attack:
+    """Square (Andriushchenko et al. 2020, arXiv:1912.00049), which asks for logits only.
+
+    Differs from AutoAttack's: the squares shrink in time for however few `queries` there are.
+    """
+    _package()
+    from pyautoattack.square import SquareAttack
+
+    square = SquareAttack(
+        model, norm=_NORMS[threat.norm], eps=float(threat.eps), n_queries=queries, seed=seed, resc_schedule=True
+    )
+    return Attack("square", {"queries": queries, "restarts": 1}, (_round(square, model),))
 
 
 def autoattack_standard(

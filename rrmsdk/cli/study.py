@@ -12,11 +12,43 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Out, Quiet, Set, app, merged, only, overrides, print_json
+from rrmsdk.cli.app import AsJson, Data, Model, Out, Quiet, Set, app, merged, only, overrides, print_json
 from rrmsdk.schema import value
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
+
+
+@app.command()
+def diagnose(
+    model: Model,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", "-t", help="Compare with it, and let it say which images are hard.")
+    ] = None,
+    data: Data = None,
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the split, from its start; 0: all.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Of PGD.")] = 20,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which images.")] = "test",
+    masking: Annotated[
+        int, typer.Option(help="Of the images: how many to compare attacks on; 0: none. Takes most of the time.")
+    ] = 200,
+    queries: Annotated[int, typer.Option(help="Of Square, where the report does not have it.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for numbers and plots. Default: runs/NAME-diagnosis.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """How sure is MODEL, rightly so, what did it gain over TEACHER on hard images, and are its gradients masked?"""
+    found = rrmsdk.diagnose(
+        model, teacher, data, images=images, steps=steps, split=split, masking=masking, queries=queries, seed=seed,
+        out=out, quiet=quiet or as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.model_dump(mode="json") | {"warnings": found.warnings})
+    else:
+        print(found.summary())
 
 
 @app.command()

@@ -30,6 +30,7 @@ def figure(path: Path, panels: int = 1, *, title: str = "") -> Iterator[list[Axe
     """
     if not can_plot():
         raise MissingExtraError("report", "a plot")
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,8 +43,8 @@ def figure(path: Path, panels: int = 1, *, title: str = "") -> Iterator[list[Axe
     if title:
         made.suptitle(title)
     yield axes
-    with files.replacing(path) as beside:
-        # No date in the file: the same figures give the same bytes.
+    # No date and no random names in the file: the same figures give the same bytes.
+    with files.replacing(path) as beside, rc_context({"svg.hashsalt": path.name}):
         made.savefig(
             beside, format=path.suffix[1:] or "svg", metadata={"Date": None} if path.suffix != ".png" else None
         )
