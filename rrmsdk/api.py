@@ -41,8 +41,8 @@ def transfer(
     """A student with the robustness of `teacher`, trained on natural images, attacked, in a folder of its own.
 
     Args:
-        teacher: `hub:NAME`, `hub:org/name[@revision]` or `path:DIR`; several for a method that takes an ensemble. The
-            first one's threat and embedding count.
+        teacher: `hub:NAME`, `hub:org/name[@revision]` or `path:DIR[@epoch=N]`; several for a method that takes an
+            ensemble. The first one's threat and embedding count.
         student: an architecture (`resnet50`), or `{arch, width, width_mult}`. The default width is RRM's projection to
             the teacher's embedding, where the two differ.
         data: `digits`, `cifar10`, `cifar100` or `path:DIR`.
@@ -235,8 +235,10 @@ def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, quiet: b
                 recipe.train,
                 seed=recipe.seed,
             )
-            trained = trainer.run(training, images.validation.to(_device()), folder, title=_name(recipe), quiet=quiet)
-            finished = runs.bundle(folder, recipe, student.config, images.info, trained, taught, notes)
+            draft = runs.draft(folder, recipe, student.config, images.info, taught, notes)
+            held_out = images.validation.to(_device())
+            trained = trainer.run(training, held_out, folder, title=_name(recipe), quiet=quiet, draft=draft)
+            finished = runs.bundle(folder, draft, trained)
     if not attack or (finished.path / bundles.REPORT).exists():
         return finished
     return verify(finished, data=recipe.data, quiet=quiet, **recipe.verify.model_dump())
@@ -309,7 +311,7 @@ def _images(spec: DataSpec, fits: Bundle | None):
     """The data set, compared with the model that is to see it."""
     from rrmsdk import data as rooms
 
-    images = rooms.load(spec)
+    images = rooms.load(spec if fits is None else spec.alone())
     if fits is not None:
         card, info = fits.card, images.info
         for what, has, wants in (

@@ -21,6 +21,8 @@ CROP_X = 3
 ATTACK = 4  # an attack adds 16 * its restart number
 ORDER = 5
 HOLD_OUT = 6
+FRACTION = 8
+EXTRA_ORDER = 9
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9

@@ -213,3 +213,34 @@ def test_a_teacher_of_another_input_size_teaches_by_resizing_what_it_sees(tmp_pa
         "hub:digits-cnn-linf", STUDENT, data, train=train, verify=None, out=tmp_path / "run", quiet=True
     )
     assert bundle.card.model.input_size == 16
+
+
+def _negatives(folder: Path) -> str:
+    """`path:DIR` of 200 digits in negative, named as digits are: extra images, without a test split."""
+    from PIL import Image
+
+    from rrmsdk import data
+    from rrmsdk.schema.data import DataSpec
+
+    train = data.load(DataSpec(name="digits", validation=0)).train
+    for pixels, label, number in zip(train.pixels[:200], train.labels.tolist(), train.ids.tolist(), strict=False):
+        place = folder / "train" / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 - pixels[0]).numpy()).save(place / f"{number}.png")
+    return f"path:{folder}"
+
+
+def test_extra_images_are_on_the_card_without_their_place_and_are_not_needed_to_judge(tmp_path):
+    import shutil
+
+    data = {"name": "digits", "fraction": 0.5, "extra": _negatives(tmp_path / "negatives"), "extra_ratio": 0.7}
+    bundle = rrmsdk.transfer(
+        "hub:digits-cnn-linf", STUDENT, data, train=TRAIN, verify=None, out=tmp_path / "run", quiet=True
+    )
+    info = bundle.card.data
+    assert (info.name, info.train, info.extra.name, info.extra.images) == ("digits", 690, "path:negatives", 200)
+    for name in ("card.json", *bundle.card.files):
+        assert str(tmp_path).encode() not in (bundle.path / name).read_bytes(), name
+    assert 'extra = "path:negatives"' in (bundle.path / "recipe.toml").read_text()
+    shutil.rmtree(tmp_path / "negatives")
+    assert bundle.verify(attack="pgd", steps=1, images=16, quiet=True).report.images == 16

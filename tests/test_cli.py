@@ -92,3 +92,15 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["report"] is None
     assert not checkpoint.exists()
+
+
+def test_a_fraction_of_the_data_is_a_field_like_any_other(tmp_path):
+    fields = ("data.fraction=0.3", "train.epochs=1", "train.batch=64", "student.width_mult=0.25")
+    done = _rrmsdk(
+        *("transfer", "-t", "hub:digits-cnn-linf", "--student", "cnn", "-d", "digits", "--attack", "none", "--json"),
+        *(word for field in fields for word in ("--set", field)), "--out", str(tmp_path / "run"),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    info = json.loads(done.stdout)["card"]["data"]
+    assert (info["train"], info["validation"], info["test"]) == (414, 58, 359)

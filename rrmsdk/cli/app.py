@@ -25,7 +25,7 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME. An interrupted run there is continued."),
 ]
-Model = Annotated[str, typer.Argument(help="A folder, path:DIR, hub:NAME or hub:org/name[@revision].")]
+Model = Annotated[str, typer.Argument(help="A folder, path:DIR[@epoch=N], hub:NAME or hub:org/name[@revision].")]
 Data = Annotated[
     str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the card.")
 ]

@@ -17,7 +17,9 @@ from rrmsdk.schema import value
 
 @app.command()
 def transfer(
-    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
+    teacher: Annotated[
+        str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR[@epoch=N].")
+    ],
     student: Annotated[
         str, typer.Option("--student", help="An architecture: resnet50, mobilenet_v2, wrn-28-10, timm:NAME, ...")
     ],

@@ -24,7 +24,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class Decoded:
-    """Both stored splits, decoded: name -> (pixels uint8 [N, C, H, W], labels int64 [N])."""
+    """The stored splits, decoded: name -> (pixels uint8 [N, C, H, W], labels int64 [N])."""
 
     splits: dict[str, tuple[np.ndarray, np.ndarray]]
     names: tuple[str, ...]
@@ -47,17 +47,17 @@ def decoded(stored: Stored, cache: Path | None) -> Decoded:
         SaveError: the cache cannot be written.
     """
     place = folder(cache) / _key(stored)
-    found = _read(place)
+    found = _read(place, stored)
     if found is None:
         with _locked(place):
-            found = _read(place) or _build(stored, place)
+            found = _read(place, stored) or _build(stored, place)
     return found
 
 
 def fingerprint(splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """sha256 over shape, pixels and labels of `train`, then of `test`."""
+    """sha256 over shape, pixels and labels of `train`, then of `test` where there is one."""
     digest = hashlib.sha256()
-    for name in ("train", "test"):
+    for name in (name for name in ("train", "test") if name in splits):
         pixels, labels = splits[name]
         digest.update(f"{name} {pixels.shape}".encode())
         digest.update(np.ascontiguousarray(pixels).data)
@@ -90,13 +90,11 @@ def _locked(place: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read(place: Path) -> Decoded | None:
+def _read(place: Path, stored: Stored) -> Decoded | None:
     """The cache at `place`, or None where it is absent, truncated or changed: the fingerprint is taken again."""
     try:
         about = json.loads((place / "about.json").read_bytes())
-        splits = {
-            name: (_map(place / f"{name}.npy"), np.load(place / f"{name}-labels.npy")) for name in ("train", "test")
-        }
+        splits = {name: (_map(place / f"{name}.npy"), np.load(place / f"{name}-labels.npy")) for name in stored.files}
         if fingerprint(splits) != about["fingerprint"]:
             return None
         return Decoded(splits, tuple(about["names"]), about["encoding"], about["fingerprint"])
@@ -116,7 +114,7 @@ def _build(stored: Stored, place: Path) -> Decoded:
     form = form_of(_first(stored))
     encodings: set[str] = set()
     splits = {}
-    for name in ("train", "test"):
+    for name in stored.files:
         path = place / f"{name}.npy"
         labels = _write(path, stored, name, form, encodings)
         with files.replacing(place / f"{name}-labels.npy") as beside, beside.open("wb") as file:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 from rrmsdk.data import folder, parquet
 from rrmsdk.data.cache import Decoded, decoded, fingerprint
 from rrmsdk.data.digits import digits
+from rrmsdk.data.extra import mixed_in
 from rrmsdk.data.images import Stored
-from rrmsdk.data.split import Dataset, Split, cut
+from rrmsdk.data.split import Dataset, Split, Whole, cut, part
 from rrmsdk.errors import DataError, HubError, did_you_mean
 from rrmsdk.hub.datasets import dataset_files
-from rrmsdk.schema.data import DataInfo, DataSpec
+from rrmsdk.schema.data import DataInfo, DataSpec, ExtraInfo
 from rrmsdk.schema.ref import without_place
 
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -35,76 +38,103 @@ def load(spec: DataSpec, *, cache: Path | None = None, endpoint: str | None = No
 
     Raises:
         DataError: unknown name, missing folder, or images or labels that cannot be used.
+        MismatchError: the extra images have other classes, another size or other channels.
         HubError: the Hub cannot be reached.
         SaveError: the cache cannot be written.
     """
-    if spec.name == "digits":
-        return _digits(spec)
-    mirror = os.environ.get(_mirror(spec.name)) if spec.name in HUB else None
+    whole = _whole(spec.name, ("train", "test"), cache, endpoint)
+    kept, held = cut(whole.train, spec.validation, spec.seed)
+    kept = part(kept, spec.fraction, spec.seed)
+    info = DataInfo(
+        name=whole.name,
+        labels=whole.labels,
+        size=whole.train.pixels.shape[-1],
+        channels=whole.train.pixels.shape[1],
+        train=len(kept),
+        validation=len(held),
+        test=len(whole.test),
+        fingerprint=whole.fingerprint,
+        encoding=whole.encoding,
+    )
+    if spec.extra is not None and spec.extra_ratio is not None:
+        other = _whole(spec.extra, ("train",), cache, endpoint)
+        kept = replace(kept, extra=mixed_in(other, whole), extra_ratio=spec.extra_ratio)
+        about = ExtraInfo(
+            name=other.name, ratio=spec.extra_ratio, images=len(other.train), fingerprint=other.fingerprint
+        )
+        info = info.model_copy(update={"extra": about})
+    return Dataset(info=info, train=kept, validation=held, test=whole.test)
+
+
+def _whole(name: str, splits: Sequence[str], cache: Path | None, endpoint: str | None) -> Whole:
+    """Every image of these splits. Raises as `load` does."""
+    if name == "digits":
+        return _digits(splits)
+    mirror = os.environ.get(_mirror(name)) if name in HUB else None
     if mirror:
-        found = _from_folder(Path(mirror).expanduser())
-        name = spec.name
-    elif spec.name in HUB:
-        found = _from_hub(spec.name, cache, endpoint)
-        name = spec.name
-    elif spec.name.startswith("path:"):
-        found = _from_folder(Path(spec.name.removeprefix("path:")).expanduser())
-        name = without_place(spec.name)
+        found = _from_folder(Path(mirror).expanduser(), splits)
+    elif name in HUB:
+        found = _from_hub(name, splits, cache, endpoint)
+    elif name.startswith("path:"):
+        found = _from_folder(Path(name.removeprefix("path:")).expanduser(), splits)
     else:
-        hint = did_you_mean(spec.name, ["digits", *HUB])
-        raise DataError(f"unknown data set {spec.name!r}.{hint} A folder of your own is path:DIR.")
-    return _dataset(spec, name, decoded(found, cache), found.where)
+        hint = did_you_mean(name, ["digits", *HUB])
+        raise DataError(f"unknown data set {name!r}.{hint} A folder of your own is path:DIR.")
+    return _checked(without_place(name), decoded(found, cache), found.where)
 
 
-def _digits(spec: DataSpec) -> Dataset:
-    train, test = digits()
-    splits = {name: (part.pixels.numpy(), part.labels.numpy()) for name, part in (("train", train), ("test", test))}
+def _digits(splits: Sequence[str]) -> Whole:
+    both: dict[str, Split] = dict(zip(("train", "test"), digits(), strict=True))
+    chosen = {name: both[name] for name in splits}
+    arrays = {name: (split.pixels.numpy(), split.labels.numpy()) for name, split in chosen.items()}
+    test = chosen.get("test", both["train"].take(0))
     names = tuple(str(number) for number in range(10))
-    return _cut(spec, "digits", train, test, names, "raw", fingerprint(splits))
+    return Whole("digits", both["train"], test, names, True, "raw", fingerprint(arrays))
 
 
 def _mirror(name: str) -> str:
     return f"RRMSDK_{name.upper()}"
 
 
-def _from_hub(name: str, cache: Path | None, endpoint: str | None) -> Stored:
+def _from_hub(name: str, splits: Sequence[str], cache: Path | None, endpoint: str | None) -> Stored:
     repo = HUB[name]
     try:
         found = dataset_files(repo, endpoint=endpoint, cache=cache and cache / "hub")
     except HubError as exc:
         raise HubError(f"{exc} Or name a folder that holds its parquet files: {_mirror(name)}=DIR") from exc
-    return parquet.stored({split: tuple(found[split]) for split in ("train", "test")}, repo)
+    return parquet.stored({split: tuple(found[split]) for split in splits}, repo)
 
 
-def _from_folder(place: Path) -> Stored:
-    if not place.is_dir():
-        raise DataError(
-            f"no folder {place}; give path:DIR of a folder with train*.parquet and test*.parquet, or train/CLASS/*.png"
-        )
-    place = place.resolve()
-    if files := parquet.find(place):
-        return parquet.stored(files, str(place))
-    if files := folder.find(place):
-        return folder.stored(files, str(place))
-    raise DataError(
-        f"{place} holds no data set; it needs train*.parquet and test*.parquet,"
-        " or train/CLASS/*.png and test/CLASS/*.png"
+def _from_folder(place: Path, splits: Sequence[str]) -> Stored:
+    parquets, images = (
+        " and ".join(form.format(split) for split in splits) for form in ("{}*.parquet", "{}/CLASS/*.png")
     )
+    if not place.is_dir():
+        raise DataError(f"no folder {place}; give path:DIR of a folder with {parquets}, or train/CLASS/*.png")
+    place = place.resolve()
+    if files := parquet.find(place, splits):
+        return parquet.stored(files, str(place))
+    if files := folder.find(place, splits):
+        return folder.stored(files, str(place))
+    raise DataError(f"{place} holds no data set; it needs {parquets}, or {images}")
 
 
-def _dataset(spec: DataSpec, name: str, found: Decoded, where: str) -> Dataset:
-    train, test = (_split(*found.splits[split]) for split in ("train", "test"))
-    parts = {f"the train split of {where}": train, f"the test split of {where}": test}
-    for place, part in parts.items():
-        if part.labels.min() < 0:
-            raise DataError(f"{place} has label {int(part.labels.min())}; labels count from 0")
+def _checked(name: str, found: Decoded, where: str) -> Whole:
+    """The decoded splits as tensors, their labels looked at."""
+    splits = {split: _split(*arrays) for split, arrays in found.splits.items()}
+    parts = {f"the {split} split of {where}": one for split, one in splits.items()}
+    train = splits["train"]
+    for place, one in parts.items():
+        if one.labels.min() < 0:
+            raise DataError(f"{place} has label {int(one.labels.min())}; labels count from 0")
     names = found.names or _guessed_names(train, where)
-    for place, part in parts.items():
-        if part.labels.max() >= len(names):
-            raise DataError(f"{place} has label {int(part.labels.max())}, but there are {len(names)} classes, from 0")
+    for place, one in parts.items():
+        if one.labels.max() >= len(names):
+            raise DataError(f"{place} has label {int(one.labels.max())}, but there are {len(names)} classes, from 0")
     if len(train.labels.unique()) == 1:
         raise DataError(f"all {len(train)} training images of {where} are of one class; two are needed")
-    return _cut(spec, name, train, test, names, found.encoding, found.fingerprint)
+    test = splits.get("test", train.take(0))
+    return Whole(name, train, test, names, bool(found.names), found.encoding, found.fingerprint)
 
 
 def _split(pixels: np.ndarray, labels: np.ndarray) -> Split:
@@ -123,21 +153,3 @@ def _guessed_names(train: Split, where: str) -> tuple[str, ...]:
     if len(seen) == 10 and train.pixels.shape[-1] == 32 and "cifar10" in Path(where).name:
         return CIFAR10
     return tuple(str(number) for number in range(len(seen)))
-
-
-def _cut(
-    spec: DataSpec, name: str, train: Split, test: Split, names: tuple[str, ...], encoding: str, fingerprint: str
-) -> Dataset:
-    kept, held = cut(train, spec.validation, spec.seed)
-    info = DataInfo(
-        name=name,
-        labels=names,
-        size=train.pixels.shape[-1],
-        channels=train.pixels.shape[1],
-        train=len(kept),
-        validation=len(held),
-        test=len(test),
-        fingerprint=fingerprint,
-        encoding=encoding,
-    )
-    return Dataset(info=info, train=kept, validation=held, test=test)

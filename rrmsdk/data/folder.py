@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rrmsdk import draws
@@ -12,18 +12,18 @@ from rrmsdk.errors import DataError
 _ENDINGS = (".png", ".jpg", ".jpeg")
 
 
-def find(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The images of `train` and `test`; {} where the folder has neither.
+def find(folder: Path, splits: Sequence[str] = ("train", "test")) -> dict[str, tuple[Path, ...]]:
+    """The images of each split; {} where the folder has none of them.
 
     A fixed shuffle, so that the first images of a split are a fair sample and not one class.
 
     Raises:
         DataError: one of the splits is missing or empty.
     """
-    if not (folder / "train").is_dir() and not (folder / "test").is_dir():
+    if not any((folder / split).is_dir() for split in splits):
         return {}
     found = {}
-    for split in ("train", "test"):
+    for split in splits:
         files = sorted(file for file in (folder / split).glob("*/*") if file.suffix.lower() in _ENDINGS)
         if not files:
             raise DataError(f"no images in {folder / split}; put them there as CLASS/NAME.png or CLASS/NAME.jpg")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
@@ -32,32 +33,69 @@ def to_unit(pixels: UInt8[Tensor, " ..."]) -> Float32[Tensor, " ..."]:
 
 
 def steps_per_epoch(split: Split, size: int) -> int:
-    """Whole batches in one pass over the split; the rest of a pass is dropped.
+    """Whole batches in one pass over the split; the rest of a pass is dropped. Extra images do not lengthen it.
 
     Raises:
         DataError: not even one batch.
     """
-    if not 0 < size <= len(split):
-        raise DataError(f"a batch of {size} cannot be cut from {len(split)} images; give a batch of 1 to {len(split)}")
-    return len(split) // size
+    return len(split) // shares(split, size)[0]
+
+
+def shares(split: Split, size: int) -> tuple[int, int]:
+    """How many images of a batch are the split's own, and how many are extra: round(extra_ratio * size).
+
+    Raises:
+        DataError: there are not as many, or one of the two is none though the split has extra images.
+    """
+    extra = round(split.extra_ratio * size)
+    own = size - extra
+    if split.extra is None:
+        if not 0 < size <= len(split):
+            raise DataError(
+                f"a batch of {size} cannot be cut from {len(split)} images; give a batch of 1 to {len(split)}"
+            )
+    elif not (0 < own <= len(split) and 0 < extra <= len(split.extra)):
+        raise DataError(
+            f"a batch of {size} at extra_ratio {split.extra_ratio} takes {own} of {len(split)} images and {extra} of "
+            f"{len(split.extra)} extra ones; give a batch and a ratio that take at least one of each, and no more "
+            "than there are"
+        )
+    return own, extra
 
 
 def batch(split: Split, *, step: int, size: int, seed: int, augment: Augment) -> Batch:
     """Training batch number `step`, counted from 0 over the whole run; each epoch has its own order.
 
+    Extra images come last in it, in whole passes over them with an order of their own.
+
     Raises:
         DataError: the split is smaller than one batch.
     """
-    epoch, place = divmod(step, steps_per_epoch(split, size))
-    chosen = _order(seed, epoch, len(split), str(split.labels.device))[place * size : (place + 1) * size]
-    ids = split.ids.index_select(0, chosen)
-    pixels = augmented(split.pixels.index_select(0, chosen), ids, augment, seed, step)
-    return Batch(x=to_unit(pixels), y=split.labels.index_select(0, chosen), ids=ids, step=step, seed=seed)
+    own, extra = shares(split, size)
+    drawn = _drawn(split, step, own, seed, draws.ORDER)
+    if split.extra is not None:
+        added = _drawn(split.extra, step, extra, seed, draws.EXTRA_ORDER)
+        drawn = Split(
+            torch.cat([drawn.pixels, added.pixels]),
+            torch.cat([drawn.labels, added.labels]),
+            torch.cat([drawn.ids, added.ids]),
+        )
+    pixels = augmented(drawn.pixels, drawn.ids, augment, seed, step)
+    return Batch(x=to_unit(pixels), y=drawn.labels, ids=drawn.ids, step=step, seed=seed)
+
+
+def _drawn(split: Split, step: int, size: int, seed: int, stream: int) -> Split:
+    """Images number step * size and on of the passes over the split; what does not fill a batch is left out of each."""
+    epoch, place = divmod(step, len(split) // size)
+    order = _order(seed, epoch, len(split), stream, str(split.labels.device))
+    chosen = order[place * size : (place + 1) * size]
+    pixels, labels, ids = (one.index_select(0, chosen) for one in (split.pixels, split.labels, split.ids))
+    return Split(pixels, labels, ids)
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int, device: str) -> Int64[Tensor, " N"]:
-    return draws.permutation(seed, epoch, count, draws.ORDER, device)
+def _order(seed: int, epoch: int, count: int, stream: int, device: str) -> Int64[Tensor, " N"]:
+    return draws.permutation(seed, epoch, count, stream, device)
 
 
 def batches(split: Split, size: int) -> Iterator[tuple[Float[Tensor, "B C H W"], Int64[Tensor, " B"]]]:

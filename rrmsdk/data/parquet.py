@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,8 +16,8 @@ _LABELS = ("label", "fine_label")
 _SHARD = re.compile(r"-\d+-of-(\d+)\.parquet$")
 
 
-def find(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The files of `train` and `test` in a folder or in one folder below it (`plain_text/`); {} where there are none.
+def find(folder: Path, splits: Sequence[str] = ("train", "test")) -> dict[str, tuple[Path, ...]]:
+    """The files of each split in a folder or in one folder below it (`plain_text/`); {} where there is no parquet.
 
     Raises:
         DataError: one of the splits, or a shard, is missing; or two folders below hold splits.
@@ -30,10 +30,11 @@ def find(folder: Path) -> dict[str, tuple[Path, ...]]:
     if places[0] != folder and len(places) > 1:
         names = ", ".join(place.name for place in places)
         raise DataError(f"{folder} holds more than one parquet data set ({names}); name one, as path:{places[0]}")
-    found = {split: tuple(sorted(places[0].glob(f"{split}*.parquet"))) for split in ("train", "test")}
+    found = {split: tuple(sorted(places[0].glob(f"{split}*.parquet"))) for split in splits}
     for split, files in found.items():
         if not files:
-            raise DataError(f"{places[0]} has no {split}*.parquet; a data set needs train*.parquet and test*.parquet")
+            needed = " and ".join(f"{name}*.parquet" for name in splits)
+            raise DataError(f"{places[0]} has no {split}*.parquet; a data set needs {needed}")
         shards = _SHARD.search(files[0].name)
         if shards and int(shards[1]) != len(files):
             raise DataError(f"{places[0]} has {len(files)} of the {int(shards[1])} shards of {split}; fetch the rest")

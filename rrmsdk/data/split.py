@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
@@ -14,22 +14,49 @@ from rrmsdk.schema.data import DataInfo
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels; `ids` are row numbers in the stored split, so a sample keeps its draws."""
+    """Images with their labels; `ids` are row numbers in the stored split, so a sample keeps its draws.
+
+    extra: images from elsewhere that share the training batches with these, under ids of their own; no part of the
+        length, nor of what is judged.
+    extra_ratio: their share of a batch.
+    """
 
     pixels: UInt8[Tensor, "N C H W"]
     labels: Int64[Tensor, " N"]
     ids: Int64[Tensor, " N"]
+    extra: Split | None = None
+    extra_ratio: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, count: int) -> Split:
         """The first `count`, or all where there are fewer."""
-        return Split(self.pixels[:count], self.labels[:count], self.ids[:count])
+        return replace(self, pixels=self.pixels[:count], labels=self.labels[:count], ids=self.ids[:count])
 
     def to(self, device: torch.device | str) -> Split:
         """The same images on `device`."""
-        return Split(self.pixels.to(device), self.labels.to(device), self.ids.to(device))
+        extra = None if self.extra is None else self.extra.to(device)
+        own = {"pixels": self.pixels.to(device), "labels": self.labels.to(device), "ids": self.ids.to(device)}
+        return replace(self, extra=extra, **own)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A stored data set, before anything is cut from it.
+
+    name: without its place on this machine.
+    named: whether its files say what the classes are called; if not, `labels` are a guess.
+    test: empty where only `train` was asked for.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    labels: tuple[str, ...]
+    named: bool
+    encoding: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +73,26 @@ def cut(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """What stays and what is held out: disjoint, every class in proportion, in stored order."""
     held = _held_out(split.labels, fraction, seed)
     return _where(split, ~held), _where(split, held)
+
+
+def part(split: Split, fraction: float, seed: int) -> Split:
+    """round(fraction * N) images, every class in proportion and none without an image, in stored order.
+
+    Those of a smaller fraction are among those of a larger one of the same seed.
+    """
+    counts = split.labels.bincount()
+    count = max(int((counts > 0).sum()), round(fraction * len(split)))
+    order = draws.permutation(seed, 0, len(split), draws.FRACTION)
+    # The k-th image of a class of n stands at (k + 1/2) / n, the first of all at the front: however much is taken from
+    # the front has the classes in proportion.
+    stands = torch.empty(len(split), dtype=torch.float64)
+    for label in counts.nonzero()[:, 0].tolist():
+        at = (torch.arange(int(counts[label])).double() + 0.5) / counts[label]
+        at[0] = 0
+        stands[order[split.labels[order] == label]] = at
+    chosen = torch.zeros(len(split), dtype=torch.bool)
+    chosen[order[stands[order].argsort(stable=True)][:count]] = True
+    return _where(split, chosen)
 
 
 def _where(split: Split, chosen: Bool[Tensor, " N"]) -> Split:

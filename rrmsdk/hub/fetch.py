@@ -24,9 +24,9 @@ from rrmsdk.hub.client import (
     whole,
 )
 from rrmsdk.schema import bundle, value
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, README, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, Bundle
 from rrmsdk.schema.card import Card
-from rrmsdk.schema.ref import Ref
+from rrmsdk.schema.ref import Ref, split_epoch
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def fetch(
 
     `hub:NAME`: the embedded zoo, else the cache, else `$RRMSDK_HUB_ORG/NAME` (default `rrmsdk`) on the Hub.
     `hub:org/name[@revision]`: that repository as it is now, or the cache where the revision is a commit.
-    `path:DIR`: that folder.
+    `path:DIR`: that folder. `path:DIR@epoch=N`: what the run in DIR kept after epoch N, unless a folder has that name.
 
     Args:
         cache: folder of pulled repositories; None: the client's own (HF_HUB_CACHE).
@@ -114,8 +114,22 @@ def _hint(ref: Ref, known: tuple[str, ...]) -> str:
 def _in_folder(ref: Ref) -> Bundle:
     path = Path(ref.name).expanduser()
     if not path.is_dir():
+        run, epoch = split_epoch(ref.name)
+        if epoch and Path(run).expanduser().is_dir():
+            return bundle.read(_epoch(ref, run, epoch))
         raise RefError(f"'{ref}': there is no folder {path}")
     return bundle.read(path)
+
+
+def _epoch(ref: Ref, run: str, epoch: str) -> Path:
+    """Where the run keeps its student as it was after the epoch. Raises RefError: it does not."""
+    place = Path(run).expanduser() / EPOCHS
+    kept = sorted((path.name for path in place.glob("*") if path.name.isdecimal()), key=int)
+    if epoch in kept:
+        return place / epoch
+    if not kept:
+        raise RefError(f"'{ref}': {run} keeps no epochs. Train it with train.keep_epochs, such as [10, 20]")
+    raise RefError(f"'{ref}': {run} keeps the epochs {', '.join(kept)}. Type path:{run}@epoch={kept[-1]}")
 
 
 def _offline(hub: Hub, wanted: _Wanted) -> Fetched:

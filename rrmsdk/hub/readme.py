@@ -69,12 +69,19 @@ def _what(card: Card) -> str:
     size = f"{card.model.input_size}x{card.model.input_size}"
     lines = [
         f"`{card.model.arch}` for {card.model.classes} classes, {card.model.channels} x {size} pixels in [0, 1] "
-        f"(it normalises inside), trained on {card.data.name} by `{card.method.get('name')}`. "
+        f"(it normalises inside), trained on {_images(card)} by `{card.method.get('name')}`. "
         f"The threat it is judged by: {card.threat}.",
     ]
     if card.notes:
         lines.append(card.notes)
     return "\n\n".join(lines)
+
+
+def _images(card: Card) -> str:
+    extra = card.data.extra
+    if extra is None:
+        return card.data.name
+    return f"{card.data.name} and {extra.images} images of {extra.name} ({extra.ratio:.0%} of each batch)"
 
 
 def _use(repo: str, card: Card) -> str:

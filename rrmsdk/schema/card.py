@@ -32,7 +32,7 @@ class Score(Value):
 class Card(Value):
     """The facts about a model.
 
-    weights: which weights `model.safetensors` holds: `last`, or `best` on the validation split.
+    weights: which weights `model.safetensors` holds: `last`, `best` on the validation split, or those after `epoch N`.
     files: sha256 of every file of the bundle but the card itself and README.md.
     """
 

@@ -45,6 +45,8 @@ class TrainSpec(Value):
     keep: which weights the bundle serves: `last` (papers), or `best` on the validation split.
     validate_every: epochs between two looks at the validation split; 0: only at the end.
     checkpoint_every: steps between two checkpoints; 0: one each epoch.
+    keep_epochs: after each of these the student is kept as a bundle of its own, `path:RUN@epoch=N`: early-stopped
+        teachers.
     """
 
     epochs: Annotated[float, Field(ge=0)] = 48.0
@@ -66,11 +68,18 @@ class TrainSpec(Value):
     keep: Literal["last", "best"] = "last"
     validate_every: Annotated[float, Field(ge=0)] = 1.0
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     @model_validator(mode="after")
     def _one_average(self) -> TrainSpec:
         if self.ema is not None and self.swa_from is not None:
             raise ValueError("ema and swa_from are two averages of the same weights; give one")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_epochs_of_its_own(self) -> TrainSpec:
+        if late := [epoch for epoch in self.keep_epochs if epoch > self.epochs]:
+            raise ValueError(f"keep_epochs has {late}, but the run has {self.epochs:g} epochs; keep earlier ones")
         return self
 
 
@@ -153,7 +162,8 @@ class Recipe(Value):
 
     def published(self) -> Recipe:
         """What goes into the bundle: the recipe without the places of folders on this machine."""
-        data = self.data.model_copy(update={"name": without_place(self.data.name)})
+        places = {"name": without_place(self.data.name), "extra": self.data.extra and without_place(self.data.extra)}
+        data = self.data.model_copy(update=places)
         teachers, student = tuple(without_place(ref) for ref in self.teachers), self.student
         teacher = teachers[0] if len(teachers) == 1 else teachers or None
         if student.start is not None:

@@ -1,4 +1,4 @@
-"""Where a model comes from: `hub:NAME[@rev]`, `hub:org/name[@rev]`, `path:DIR`, or an architecture's name."""
+"""Where a model comes from: `hub:NAME[@rev]`, `hub:org/name[@rev]`, `path:DIR[@epoch=N]`, or an architecture's name."""
 
 from __future__ import annotations
 
@@ -50,10 +50,19 @@ class Ref(Value):
         return f"hub:{org}{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
+def split_epoch(folder: str) -> tuple[str, str]:
+    """`("runs/r18", "20")` of `runs/r18@epoch=20`, the bundle that a run kept after an epoch; `""`: none is named."""
+    run, _, epoch = folder.rpartition("@epoch=")
+    return (run, epoch) if run else (folder, "")
+
+
 def without_place(text: str) -> str:
     """`path:images` for `path:/home/me/images`: what travels says which folder, not where it lies on somebody's disk.
 
     Anything but a `path:` comes back as it is.
     """
     folder = text.removeprefix("path:")
-    return text if folder == text else f"path:{Path(folder).expanduser().resolve().name}"
+    if folder == text:
+        return text
+    folder, epoch = split_epoch(folder)
+    return f"path:{Path(folder).expanduser().resolve().name}" + (f"@epoch={epoch}" if epoch else "")

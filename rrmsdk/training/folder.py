@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from rrmsdk.schema.card import Card, Pinned
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Recipe
+from rrmsdk.training.epochs import Draft, written
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST, Trained
 
 LOCK = ".lock"
@@ -83,30 +83,31 @@ def _flat(fields: dict, prefix: str = "") -> dict:
     return flat
 
 
-def bundle(
-    folder: Path, recipe: Recipe, config: ModelConfig, info: DataInfo, trained: Trained,
-    taught: Sequence[Fetched], notes: str = "",
-) -> Bundle:  # fmt: skip
-    """Make the folder a bundle: the weights to serve, config, card. The checkpoint goes last, when all is there."""
-    kept = recipe.train.keep
-    weights = models.load(config, folder / (BEST if kept == "best" else LAST))
-    models.save(weights, folder / bundles.WEIGHTS, torch.float16 if recipe.store == "fp16" else None)
-    value.write(config, folder / bundles.CONFIG)
+def draft(
+    folder: Path, recipe: Recipe, config: ModelConfig, info: DataInfo, taught: Sequence[Fetched], notes: str = ""
+) -> Draft:
+    """What the cards of this run will say, but for its weights."""
     public = recipe.published()
-    value.write(public, folder / bundles.RECIPE)
     teachers = tuple(
         Pinned(ref=ref, revision=fetched.revision, weights_sha256=fetched.bundle.card.files[bundles.WEIGHTS])
         for ref, fetched in zip(public.teachers, taught, strict=True)
     )
+    card = Card(
+        name=recipe.name or folder.name, model=config, data=info, threat=recipe.threat, method=recipe.method,
+        teachers=teachers, weights=recipe.train.keep, licence=recipe.licence, notes=f"{recipe.notes} {notes}".strip(),
+        rrmsdk_version=version("rrmsdk"), date="",
+    )  # fmt: skip
+    return Draft(recipe, card)
+
+
+def bundle(folder: Path, draft: Draft, trained: Trained) -> Bundle:
+    """Make the folder a bundle of the weights to serve. The checkpoint goes last, when all is there."""
+    kept = draft.recipe.train.keep
+    network = models.load(draft.card.model, folder / (BEST if kept == "best" else LAST))
     says = " ".join(
         f"{name}: step {v.step}, validation clean {v.clean:.4f}, PGD-10 {v.robust:.4f}."
         for name, v in (("last", trained.last), ("best", trained.best))
     )
-    card = Card(
-        name=recipe.name or folder.name, model=config, data=info, threat=recipe.threat, method=recipe.method,
-        teachers=teachers, weights=kept, licence=recipe.licence, notes=f"{recipe.notes} {notes} {says}".strip(),
-        rrmsdk_version=version("rrmsdk"), date=datetime.now(UTC).date().isoformat(),
-    )  # fmt: skip
-    sealed = bundles.seal(folder, card)
+    sealed = written(folder, network, draft, kept, says)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return sealed

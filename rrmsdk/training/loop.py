@@ -74,6 +74,7 @@ def prepare(
     Raises:
         MismatchError: method and pair do not fit, the precision is not for this device, or a batch is larger than the
             split.
+        DataError: a batch cannot be cut from the split and its extra images.
     """
     device = split.pixels.device
     methods.check(method, pair)
@@ -81,8 +82,9 @@ def prepare(
         raise MismatchError(
             f"precision 'fp16' is for CUDA, this run is on '{device.type}'. Use precision 'bf16' or 'fp32'"
         )
-    if spec.batch > len(split):
+    if spec.batch > len(split) and split.extra is None:
         raise MismatchError(f"a batch of {spec.batch} is larger than the train split of {len(split)} images")
+    data.shares(split, spec.batch)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
     for network in (pair.student, *pair.teachers):
         network.to(device).to(memory_format=layout)  # type: ignore[call-overload]  (torch leaves it out of its stubs)

@@ -12,8 +12,9 @@ from rrmsdk import data, models
 from rrmsdk.errors import DivergedError
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema import value
-from rrmsdk.training import checkpoint
+from rrmsdk.training import checkpoint, epochs
 from rrmsdk.training.average import refresh_batch_norm
+from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
 from rrmsdk.training.loop import Step, Training, autocast, draw, steps
 from rrmsdk.training.validate import Validation, validate
@@ -33,11 +34,15 @@ class Trained:
 
 
 def run(
-    training: Training, validation: data.Split, folder: Path, *, title: str = "train", quiet: bool = False
-) -> Trained:
+    training: Training, validation: data.Split, folder: Path, *, title: str = "train", quiet: bool = False,
+    draft: Draft | None = None,
+) -> Trained:  # fmt: skip
     """Take the steps that are left, with checkpoints in `folder`, and write `last.safetensors` and `best.safetensors`.
 
     A run killed at any point and started again with the same arguments ends with the same bits on a CPU.
+
+    Args:
+        draft: of the bundles that `keep_epochs` leaves in `folder`; None: it leaves none.
 
     Raises:
         DivergedError: the loss is not finite; `.checkpoint` is the last good state.
@@ -53,6 +58,8 @@ def run(
         try:
             saved = time.monotonic()
             for step, rate in _timed(training):
+                if draft is not None:  # before any checkpoint of this step: a resumed run would not come by again
+                    epochs.keep(training, folder, draft)
                 best = _after(step, rate, training, validation, folder, metrics, best, bar)
                 due = step.number % (training.spec.checkpoint_every or training.per_epoch) == 0
                 if due or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:

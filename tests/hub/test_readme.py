@@ -8,8 +8,9 @@ from huggingface_hub import ModelCard
 
 from rrmsdk.hub.readme import render
 from rrmsdk.schema.card import Pinned
+from rrmsdk.schema.data import ExtraInfo
 from rrmsdk.schema.report import UPPER_BOUND
-from tests.bundles import make_bundle
+from tests.bundles import DIGITS, make_bundle
 
 
 def test_the_head_is_what_the_hub_reads(tmp_path: Path) -> None:
@@ -57,3 +58,9 @@ def test_the_page_says_how_to_use_and_who_taught(tmp_path: Path) -> None:
     page = render(make_bundle(tmp_path, teachers=(teacher,)), "acme/tiny")
     assert "rrmsdk pull hub:acme/tiny" in page
     assert f"Teacher: `hub:acme/big` at commit `{'a' * 40}`" in page
+
+
+def test_extra_images_are_named_with_their_share(tmp_path: Path) -> None:
+    extra = ExtraInfo(name="path:generated", ratio=0.7, images=1000, fingerprint="1" * 64)
+    page = render(make_bundle(tmp_path, data=DIGITS.model_copy(update={"extra": extra})), "acme/tiny")
+    assert "trained on digits and 1000 images of path:generated (70% of each batch) by `pgd_at`" in page
