@@ -1,6 +1,7 @@
 """Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it."""
 
 from rrmsdk.api import export, load, pull, push, train, transfer, verify, zoo
+from rrmsdk.banking import bank
 from rrmsdk.diagnosing import diagnose
 from rrmsdk.errors import (
     DataError,
@@ -18,13 +19,14 @@ from rrmsdk.errors import (
     SaveError,
 )
 from rrmsdk.predicting import predict
+from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.diagnosis import Diagnosis
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.prediction import Prediction
-from rrmsdk.schema.recipe import Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
+from rrmsdk.schema.recipe import BankSpec, Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
 from rrmsdk.schema.sweep import Sweep
@@ -34,9 +36,9 @@ from rrmsdk.sweeping import sweep
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bundle", "Card", "DataError", "DataSpec", "Diagnosis", "DivergedError", "ExportError", "FieldError", "HubError",
-    "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError", "ParityError",
-    "Prediction", "Recipe", "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep",
-    "ThreatModel", "TrainSpec", "VerifySpec", "diagnose", "export", "load", "predict", "pull", "push", "sweep", "train",
-    "transfer", "verify", "zoo",
+    "BankInfo", "BankSpec", "Bundle", "Card", "DataError", "DataSpec", "Diagnosis", "DivergedError", "ExportError",
+    "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError",
+    "ParityError", "Prediction", "Recipe", "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule",
+    "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "bank", "diagnose", "export", "load", "predict",
+    "pull", "push", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

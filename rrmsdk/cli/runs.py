@@ -70,6 +70,29 @@ def train(
 
 
 @app.command()
+def bank(
+    recipe: Annotated[
+        Path, typer.Argument(help="A TOML file, as for `rrmsdk train`, of rrm, mixacm, kd, ard or rslad.")
+    ],
+    data: Data = None,
+    set_: Set = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the feature bank of RECIPE ahead of time: what its teacher says of every training image."""
+    from rrmsdk.schema.recipe import Recipe
+
+    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
+    if data is not None:
+        fields["data"]["name"] = data
+    written = rrmsdk.bank(merged(fields, overrides(set_ or [])), quiet=quiet or as_json)
+    if as_json:
+        print_json(written.model_dump(mode="json"))
+    else:
+        print(written.summary())
+
+
+@app.command()
 def verify(
     model: Model,
     attack: Annotated[

@@ -32,6 +32,19 @@ class Schedule(Value):
     gamma: Positive = 0.1
 
 
+class BankSpec(Value):
+    """A feature bank: what the teachers say of the training images is written once and read by every student.
+
+    folder: of this one bank; None: one in the cache (`$RRMSDK_CACHE`, or ~/.cache/rrmsdk), named by what it holds.
+    epochs: of augmentation that it holds; a longer run sees the same images again. None: those of the run, rounded up.
+    precision: of what is stored. fp32 changes no bit of a run; fp16 takes half the place.
+    """
+
+    folder: str | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["fp16", "fp32"] = "fp16"
+
+
 class TrainSpec(Value):
     """How the weights are moved.
 
@@ -47,6 +60,7 @@ class TrainSpec(Value):
     checkpoint_every: steps between two checkpoints; 0: one each epoch.
     keep_epochs: after each of these the student is kept as a bundle of its own, `path:RUN@epoch=N`: early-stopped
         teachers.
+    bank: for rrm, mixacm and others whose teacher sees natural images only; None: the teacher is asked at each step.
     """
 
     epochs: Annotated[float, Field(ge=0)] = 48.0
@@ -69,6 +83,7 @@ class TrainSpec(Value):
     validate_every: Annotated[float, Field(ge=0)] = 1.0
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    bank: BankSpec | None = None
 
     @model_validator(mode="after")
     def _one_average(self) -> TrainSpec:
@@ -169,4 +184,7 @@ class Recipe(Value):
         if student.start is not None:
             start = student.start.model_copy(update={"file": Path(student.start.file).name})
             student = student.model_copy(update={"start": start})
-        return self.model_copy(update={"data": data, "teacher": teacher, "student": student})
+        train = self.train
+        if train.bank is not None:
+            train = train.model_copy(update={"bank": train.bank.model_copy(update={"folder": None})})
+        return self.model_copy(update={"data": data, "teacher": teacher, "student": student, "train": train})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.training.average import averaged, follows
 from rrmsdk.training.schedule import factor
+from rrmsdk.training.shards import Bank
 
 READ_EVERY = 50  # steps between two looks at the loss on an accelerator: each look waits for the device
 
@@ -40,6 +42,7 @@ class Training:
     average: AveragedModel | None
     scaler: torch.amp.GradScaler | None
     companion: nn.Module | None = None
+    bank: Bank | None = None
     done: int = 0
 
     @property
@@ -53,6 +56,12 @@ class Training:
     @property
     def total(self) -> int:
         return max(1, round(self.spec.epochs * self.per_epoch)) if self.spec.epochs else 0
+
+    @property
+    def banked_steps(self) -> int:
+        """Steps of a feature bank of this run; whether it is there or not, the images begin again after them."""
+        bank = self.spec.bank
+        return self.per_epoch * (bank.epochs if bank and bank.epochs else max(1, ceil(self.spec.epochs)))
 
 
 @dataclass(frozen=True)
@@ -146,18 +155,20 @@ def autocast(spec: TrainSpec, device: torch.device) -> AbstractContextManager[ob
 
 def draw(training: Training, step: int) -> Batch:
     """The images of `step`, cut from the tensor on the device, augmented; a method that replays sees them again."""
+    seen = step % training.banked_steps if training.spec.bank else step
     drawn = data.batch(
         training.split,
-        step=step // methods.replays(training.method),
+        step=seen // methods.replays(training.method),
         size=training.spec.batch,
         seed=training.seed,
         augment=training.spec.augment,
     )
     x = drawn.x.contiguous(memory_format=torch.channels_last) if training.spec.channels_last else drawn.x
-    return Batch(
-        x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=step, progress=step / training.total,
-        companion=training.companion,
+    batch = Batch(
+        x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=seen, progress=step / max(1, training.total),
+        targets=training.bank.targets(seen, training.device) if training.bank else None, companion=training.companion,
     )  # fmt: skip
+    return replace(batch, step=step)
 
 
 def steps(training: Training) -> Iterator[Step]:

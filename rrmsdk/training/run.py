@@ -12,7 +12,7 @@ from rrmsdk import data, models
 from rrmsdk.errors import DivergedError
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema import value
-from rrmsdk.training import checkpoint, epochs
+from rrmsdk.training import bank, checkpoint, epochs
 from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
@@ -47,12 +47,15 @@ def run(
     Raises:
         DivergedError: the loss is not finite; `.checkpoint` is the last good state.
         IntegrityError: the checkpoint in `folder` is damaged or of another network.
+        MismatchError, SaveError: of the feature bank, as in `rrmsdk.training.bank.write`.
     """
     path = folder / CHECKPOINT
     best = None
     if path.exists():
         facts = checkpoint.restore(training, path)
         best = value.from_json(Validation, facts["best"]) if "best" in facts else None
+    if training.spec.bank is not None and training.done < training.total:
+        training.bank, _ = bank.write(training, title=f"bank of {title}", quiet=quiet)
     metrics = Metrics(folder, training.done)
     with progress(title, quiet) as bar:
         try:
