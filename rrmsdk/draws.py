@@ -13,6 +13,7 @@ import math
 
 import torch
 from jaxtyping import Float32, Int64
+from scipy.special import betaincinv
 from torch import Tensor
 
 FLIP = 1
@@ -21,6 +22,7 @@ CROP_X = 3
 ATTACK = 4  # an attack adds 16 * its restart number
 ORDER = 5
 HOLD_OUT = 6
+MIX = 7
 FRACTION = 8
 EXTRA_ORDER = 9
 
@@ -77,6 +79,12 @@ def permutation(
     """The numbers 0 .. count - 1 in an order that depends on nothing else, not even the version of torch."""
     words = bits(seed, step, torch.arange(count, device=device), 1, stream)[:, 0]
     return words.argsort(stable=True)
+
+
+def beta(seed: int, step: int, alpha: float, stream: int) -> float:
+    """One number in [0, 1] from Beta(alpha, alpha), by the inverse of its distribution function."""
+    u = uniform(seed, step, torch.zeros(1, dtype=torch.int64), (1,), stream).item()
+    return u if alpha == 1 else float(betaincinv(alpha, alpha, u))
 
 
 def bits(seed: int, step: int, ids: Int64[Tensor, " B"], count: int, stream: int) -> Int64[Tensor, "B count"]:

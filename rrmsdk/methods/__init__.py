@@ -7,19 +7,35 @@ from typing import Any, TypeAlias, get_args
 from torch import nn
 
 from rrmsdk.errors import FieldError, did_you_mean
-from rrmsdk.methods.batch import Batch, Method
+from rrmsdk.methods.adaad import AdaAd, AdaIad
+from rrmsdk.methods.akd import Akd
+from rrmsdk.methods.ard import Ard
+from rrmsdk.methods.awp import Awp
+from rrmsdk.methods.batch import Adversarial, Banked, Batch, Method
 from rrmsdk.methods.fast_at import FastAt
+from rrmsdk.methods.free_at import FreeAt
+from rrmsdk.methods.iad import Iad1, Iad2
+from rrmsdk.methods.igam import Igam
+from rrmsdk.methods.igdm import Igdm
 from rrmsdk.methods.inner import Inner
+from rrmsdk.methods.kd import Kd
+from rrmsdk.methods.mart import Mart
+from rrmsdk.methods.mixacm import MixAcm
 from rrmsdk.methods.natural import Natural
 from rrmsdk.methods.pgd_at import PgdAt
 from rrmsdk.methods.rrm import Rrm
+from rrmsdk.methods.rslad import Rslad
+from rrmsdk.methods.trades import Trades
 from rrmsdk.models.pair import Pair, same_classes
 from rrmsdk.schema import value
 
-AnyMethod: TypeAlias = FastAt | Natural | PgdAt | Rrm
+AnyMethod: TypeAlias = (
+    AdaAd | AdaIad | Akd | Ard | Awp | FastAt | FreeAt | Iad1 | Iad2 | Igam | Igdm | Kd | Mart | MixAcm | Natural
+    | PgdAt | Rrm | Rslad | Trades
+)  # fmt: skip
 KINDS = {kind.model_fields["name"].default: kind for kind in get_args(AnyMethod)}
 
-__all__ = ["KINDS", "AnyMethod", "Batch", "Inner", "Method", "check", "parse"]
+__all__ = ["KINDS", "Adversarial", "AnyMethod", "Banked", "Batch", "Inner", "Method", "check", "parse"]
 
 
 def parse(fields: dict[str, Any]) -> AnyMethod:
@@ -55,6 +71,12 @@ def compares_logits(method: Method) -> bool:
 def replays(method: Method) -> int:
     """How many steps in a row see the same images: 1, but for Free AT."""
     return getattr(method, "replays", 1)
+
+
+def mixed(method: Method, batch: Batch) -> Batch:
+    """The batch to train on: mixed, where the method mixes."""
+    mix = getattr(method, "mix", None)
+    return batch if mix is None else mix(batch)
 
 
 def companion(method: Method, pair: Pair, batch: Batch) -> nn.Module | None:

@@ -20,6 +20,7 @@ class Batch:
     ids: which samples these are, so that random draws follow the sample.
     progress: share of the run that is done, 0 at its first step.
     targets: what `method.targets` gave for these very images when a feature bank was written; None: no bank.
+    y2, share: of mixup: x is share times the image of y and the rest the image of y2; None: x is of y alone.
     companion: what `method.companion` gave at the start of the run.
     """
 
@@ -32,6 +33,8 @@ class Batch:
     progress: float = 0.0
     targets: tuple[Tensor, ...] | None = None
     companion: nn.Module | None = None
+    y2: Int64[Tensor, " B"] | None = None
+    share: float = 1.0
 
 
 @runtime_checkable
@@ -43,6 +46,7 @@ class Method(Protocol):
         replays: how many steps in a row see the same images (Free AT).
         companion(pair, batch): a module to keep in the checkpoint and, where it has parameters, to train beside the
             student; `batch` is the run's first.
+        mix(batch): the batch to train on instead of the augmented one (mixup); a pure function.
         targets(pair, batch), with target_fields: see `Banked`.
         attack(pair, batch) and outer(pair, batch, x_adv): see `Adversarial`.
     """

@@ -24,8 +24,15 @@ class FastAt(Value):
     name: Literal["fast_at"] = "fast_at"
     inner: Inner = Inner(steps=1, rel_step=1.25, start="uniform", mode="train")
 
-    def loss(self, pair: Pair, batch: Batch) -> Tensor:
-        """CE(S(x + d), y), d = P(d0 + 1.25 eps sign grad), d0 ~ U(-eps, eps).     Wong et al. 2020, algorithm 3"""
+    def attack(self, pair: Pair, batch: Batch) -> Tensor:
+        """x + d = P(d0 + 1.25 eps sign grad), d0 ~ U(-eps, eps)."""
         S, y = pair.student, batch.y
-        x_adv = self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
-        return F.cross_entropy(S(x_adv), y)
+        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+
+    def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
+        """CE(S(x + d), y), d = P(d0 + 1.25 eps sign grad), d0 ~ U(-eps, eps).     Wong et al. 2020, algorithm 3"""
+        return F.cross_entropy(pair.student(x_adv), batch.y)
+
+    def loss(self, pair: Pair, batch: Batch) -> Tensor:
+        """The outer objective at what the attack finds."""
+        return self.outer(pair, batch, self.attack(pair, batch))

@@ -24,8 +24,15 @@ class PgdAt(Value):
     name: Literal["pgd_at"] = "pgd_at"
     inner: Inner = Inner(steps=7, rel_step=0.25, start="uniform", mode="eval")
 
-    def loss(self, pair: Pair, batch: Batch) -> Tensor:
-        """CE(S(x'), y), x' = argmax CE(S(x'), y).     Madry et al. 2018, eq. 2.1"""
+    def attack(self, pair: Pair, batch: Batch) -> Tensor:
+        """x' = argmax CE(S(x'), y)."""
         S, y = pair.student, batch.y
-        x_adv = self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
-        return F.cross_entropy(S(x_adv), y)
+        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+
+    def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
+        """CE(S(x'), y), x' = argmax CE(S(x'), y).     Madry et al. 2018, eq. 2.1"""
+        return F.cross_entropy(pair.student(x_adv), batch.y)
+
+    def loss(self, pair: Pair, batch: Batch) -> Tensor:
+        """The outer objective at what the attack finds."""
+        return self.outer(pair, batch, self.attack(pair, batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple, no_type_check
 
 import torch
@@ -61,6 +62,16 @@ class Classifier(nn.Module):
         head = self.network.get_submodule(self._head)
         assert isinstance(head, nn.Linear)
         return head
+
+    @cached_property
+    def stages(self) -> tuple[int, ...]:
+        """The channels of each map, shallow to deep; one image of zeros is sent through to see."""
+        was, size = self.training, self.config.input_size
+        with torch.no_grad():
+            zeros = torch.zeros(1, self.config.channels, size, size, device=self.input_mean.device)
+            maps = self.eval().features(zeros).maps
+        self.train(was)
+        return tuple(one.shape[1] for one in maps)
 
     @property
     def embedding_width(self) -> int:

@@ -168,7 +168,7 @@ def draw(training: Training, step: int) -> Batch:
         x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=seen, progress=step / max(1, training.total),
         targets=training.bank.targets(seen, training.device) if training.bank else None, companion=training.companion,
     )  # fmt: skip
-    return replace(batch, step=step)
+    return replace(methods.mixed(training.method, batch), step=step)
 
 
 def steps(training: Training) -> Iterator[Step]:

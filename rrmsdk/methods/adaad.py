@@ -1,0 +1,100 @@
+"""Adaptive Adversarial Distillation. Huang et al., Boosting Accuracy and Robustness of Student Models via Adaptive
+Adversarial Distillation, CVPR 2023."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.iad import trust
+from rrmsdk.methods.inner import Inner
+from rrmsdk.methods.kl import Over, kl, kl_each
+from rrmsdk.models.pair import Pair
+from rrmsdk.schema.value import Value
+
+ATTACK = Inner(steps=10, rel_step=0.25, start="gaussian", mode="eval")
+
+
+class AdaAd(Value):
+    """The attack looks for where student and teacher differ most; the student learns to agree there.
+
+    adv_weight: lambda, weight of the term on x'; the rest is on x.
+    through_teacher: whether the attack's gradient goes through the teacher too (the paper; about twice the cost), or
+        takes its answer at each step as given.
+    kl_over: the released code divides by B x C on CIFAR-10 (`elements`) and by B on CIFAR-100.
+    """
+
+    name: Literal["adaad"] = "adaad"
+    compares_logits: ClassVar[bool] = True
+    adv_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
+    through_teacher: bool = True
+    kl_over: Over = "batch"
+    inner: Inner = ATTACK
+
+    def attack(self, pair: Pair, batch: Batch) -> Tensor:
+        """x' = argmax KL(T(x') || S(x'))."""
+        return _apart(self.inner, pair, batch, self.through_teacher)
+
+    def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
+        """lambda KL(T(x') || S(x')) + (1 - lambda) KL(T(x) || S(x)).     Huang et al. 2023, eq. 7"""
+        weight = self.adv_weight
+        with torch.no_grad():
+            T_adv = pair.teacher(x_adv)
+            T = pair.teacher(batch.x) if weight < 1 else T_adv
+        loss = weight * kl(T_adv, pair.student(x_adv), over=self.kl_over)
+        return loss if weight == 1 else loss + (1 - weight) * kl(T, pair.student(batch.x), over=self.kl_over)
+
+    def loss(self, pair: Pair, batch: Batch) -> Tensor:
+        """The outer objective at what the attack finds."""
+        return self.outer(pair, batch, self.attack(pair, batch))
+
+
+class AdaIad(Value):
+    """AdaAD's attack with the introspection of IAD-I.
+
+    temperature: of the teacher's term alone.
+    weight_teacher: whether the trust A multiplies the teacher's term; the released code leaves it out.
+    begin: share of the run after which A is used.
+    """
+
+    name: Literal["adaiad"] = "adaiad"
+    compares_logits: ClassVar[bool] = True
+    temperature: Annotated[float, Field(gt=0)] = 30.0
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    begin: Annotated[float, Field(ge=0, le=1)] = 0.3
+    weight_teacher: bool = False
+    through_teacher: bool = True
+    inner: Inner = ATTACK
+
+    def attack(self, pair: Pair, batch: Batch) -> Tensor:
+        """x' = argmax KL(T(x') || S(x'))."""
+        return _apart(self.inner, pair, batch, self.through_teacher)
+
+    def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
+        """mean_i tau^2 KL(T(x') / tau || S(x') / tau) + (1 - A_i) KL(S(x) || S(x')).     Huang et al. 2023, section 4;
+        the terms of the released code"""
+        tau = self.temperature
+        with torch.no_grad():
+            T_adv = pair.teacher(x_adv)
+        clean, adv = pair.student(batch.x), pair.student(x_adv)
+        A = trust(T_adv, batch.y, self.beta) if batch.progress >= self.begin else torch.ones_like(T_adv[:, 0])
+        taught = (A if self.weight_teacher else 1.0) * tau**2 * kl_each(T_adv, adv, tau)
+        return (taught + (1 - A) * kl_each(clean, adv)).mean()
+
+    def loss(self, pair: Pair, batch: Batch) -> Tensor:
+        """The outer objective at what the attack finds."""
+        return self.outer(pair, batch, self.attack(pair, batch))
+
+
+def _apart(inner: Inner, pair: Pair, batch: Batch, through_teacher: bool) -> Tensor:
+    S, T = pair.student, pair.teacher
+
+    def divergence(x: Tensor) -> Tensor:
+        said = T(x) if through_teacher else T(x.detach())
+        return kl_each(said, S(x)).sum()
+
+    return inner.run(S, divergence, batch)
