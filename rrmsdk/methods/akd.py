@@ -48,8 +48,7 @@ class Akd(Value):
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax CE(S(x'), y), with hard labels."""
-        S, y = pair.student, batch.y
-        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """CE(S(x'), alpha sum_i beta_i T_i(x') + (1 - alpha) y).     Maroto et al. 2022, eq. 4 and 5"""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch, banked
+from rrmsdk.methods.batch import Batch, banked, natural_logits
 from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.kl import Over, kl
 from rrmsdk.models.pair import Pair
@@ -35,13 +34,11 @@ class Ard(Value):
 
     def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
         """(T(x),)"""
-        with torch.no_grad():
-            return (pair.teacher(batch.x),)
+        return (natural_logits(pair, batch),)
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax CE(S(x'), y)."""
-        S, y = pair.student, batch.y
-        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """alpha tau^2 KL(T(x) / tau || S(x') / tau) + (1 - alpha) CE(S(x), y).     Goldblum et al. 2020, eq. 4"""

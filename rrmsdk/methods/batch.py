@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -85,3 +86,9 @@ class Banked(Method, Protocol):
 def banked(method: Banked, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
     """The teachers' part: from the bank where the batch brings it, else computed."""
     return method.targets(pair, batch) if batch.targets is None else batch.targets
+
+
+def natural_logits(pair: Pair, batch: Batch) -> Float[Tensor, "B C"]:
+    """T(x), without gradient."""
+    with torch.no_grad():
+        return pair.teacher(batch.x)

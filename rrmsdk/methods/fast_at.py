@@ -26,8 +26,7 @@ class FastAt(Value):
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x + d = P(d0 + 1.25 eps sign grad), d0 ~ U(-eps, eps)."""
-        S, y = pair.student, batch.y
-        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """CE(S(x + d), y), d = P(d0 + 1.25 eps sign grad), d0 ~ U(-eps, eps).     Wong et al. 2020, algorithm 3"""

@@ -43,7 +43,7 @@ class Iad1(Value):
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax CE(S(x'), y)."""
-        return _label_attack(self.inner, pair, batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """alpha mean_i [A_i tau^2 KL(T(x) || S(x')) + (1 - A_i) KL(S(x) || S(x'))] + (1 - alpha) CE(S(x), y).
@@ -95,7 +95,7 @@ class Iad2(Value):
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax CE(S(x'), y)."""
-        return _label_attack(self.inner, pair, batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """(1 - a1 - a2) CE(S(x'), y) + a1 tau^2 mean_i [A_i KL(T(x') || S(x')) + (1 - A_i) KL(S(x) || S(x'))]
@@ -121,8 +121,3 @@ class Iad2(Value):
 def trust(T_adv: Float[Tensor, "B C"], y: Int64[Tensor, " B"], beta: float) -> Float[Tensor, " B"]:
     """A_i = p_T(y | x')^beta"""
     return T_adv.float().softmax(1).gather(1, y[:, None])[:, 0] ** beta
-
-
-def _label_attack(inner: Inner, pair: Pair, batch: Batch) -> Tensor:
-    S, y = pair.student, batch.y
-    return inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -45,6 +46,10 @@ class Inner(Value):
             start = (x + 0.001 * noise).clamp(0.0, 1.0)
         with in_mode(student, self.mode):
             return pgd(objective, x, threat, steps=self.steps, rel_step=self.rel_step, start=start)
+
+    def on_labels(self, student: nn.Module, batch: Batch) -> Images:
+        """x' = argmax CE(S(x'), y), of hard labels."""
+        return self.run(student, lambda x: F.cross_entropy(student(x), batch.y, reduction="sum"), batch)
 
 
 @contextmanager

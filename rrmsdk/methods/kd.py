@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch, banked
+from rrmsdk.methods.batch import Batch, banked, natural_logits
 from rrmsdk.methods.kl import Over, kl
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
@@ -36,8 +35,7 @@ class Kd(Value):
 
     def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
         """(T(x),)"""
-        with torch.no_grad():
-            return (pair.teacher(batch.x),)
+        return (natural_logits(pair, batch),)
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """alpha tau^2 KL(T(x) / tau || S(x) / tau) + (1 - alpha) CE(S(x), y).     Hinton et al. 2015, section 2"""

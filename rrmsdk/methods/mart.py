@@ -32,8 +32,7 @@ class Mart(Value):
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax CE(S(x'), y)."""
-        S, y = pair.student, batch.y
-        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """BCE(S(x'), y) + beta KL(S(x) || S(x')) (1 - p_y(x)).     Wang et al. 2020, eq. 11"""

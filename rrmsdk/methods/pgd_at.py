@@ -26,8 +26,7 @@ class PgdAt(Value):
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax CE(S(x'), y)."""
-        S, y = pair.student, batch.y
-        return self.inner.run(S, lambda x: F.cross_entropy(S(x), y, reduction="sum"), batch)
+        return self.inner.on_labels(pair.student, batch)
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """CE(S(x'), y), x' = argmax CE(S(x'), y).     Madry et al. 2018, eq. 2.1"""

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch, banked
+from rrmsdk.methods.batch import Batch, banked, natural_logits
 from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.kl import Over, mean, soft_ce_each
 from rrmsdk.models.pair import Pair
@@ -39,8 +38,7 @@ class Rslad(Value):
 
     def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
         """(T(x),)"""
-        with torch.no_grad():
-            return (pair.teacher(batch.x),)
+        return (natural_logits(pair, batch),)
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
         """x' = argmax KL(T(x) || S(x'))."""
