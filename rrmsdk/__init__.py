@@ -19,6 +19,7 @@ from rrmsdk.errors import (
     SaveError,
 )
 from rrmsdk.predicting import predict
+from rrmsdk.robustify import RobustDataset, robustify
 from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
@@ -36,9 +37,10 @@ from rrmsdk.sweeping import sweep
 __version__ = "0.1.0"
 
 __all__ = [
-    "BankInfo", "BankSpec", "Bundle", "Card", "DataError", "DataSpec", "Diagnosis", "DivergedError", "ExportError",
-    "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError", "ModelConfig", "NotRobustError",
-    "ParityError", "Prediction", "Recipe", "Ref", "RefError", "Report", "RrmError", "SaveError", "Schedule",
-    "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "bank", "diagnose", "export", "load", "predict",
-    "pull", "push", "sweep", "train", "transfer", "verify", "zoo",
+    "BankInfo", "BankSpec", "Bundle", "Card", "DataError", "DataSpec", "Diagnosis", "DivergedError",
+    "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError",
+    "ModelConfig", "NotRobustError", "ParityError", "Prediction", "Recipe", "Ref", "RefError", "Report",
+    "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep", "ThreatModel", "TrainSpec",
+    "VerifySpec", "bank", "diagnose", "export", "load", "predict", "pull", "push", "robustify", "sweep", "train",
+    "transfer", "verify", "zoo",
 ]  # fmt: skip

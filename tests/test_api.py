@@ -244,3 +244,48 @@ def test_extra_images_are_on_the_card_without_their_place_and_are_not_needed_to_
     assert 'extra = "path:negatives"' in (bundle.path / "recipe.toml").read_text()
     shutil.rmtree(tmp_path / "negatives")
     assert bundle.verify(attack="pgd", steps=1, images=16, quiet=True).report.images == 16
+
+
+def test_a_method_that_compares_logits_refuses_a_teacher_of_other_labels(tmp_path):
+    images = _image_folder(tmp_path / "images", 8)
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "9").rename(tmp_path / "images" / split / "nine")
+    for method in ("kd", "akd", "mixacm"):
+        with pytest.raises(
+            rrmsdk.MismatchError,
+            match=r"labels: data set 'path:images' has 10 classes .*rrm and mixacm with kd_weight=0",
+        ):
+            rrmsdk.transfer("hub:digits-cnn-linf", STUDENT, images, method=method, verify=None, out=tmp_path / "run")
+    data, train = {"name": images, "validation": 0.0}, TRAIN | {"batch": 10}
+    for method in ("rrm", {"name": "mixacm", "kd_weight": 0}):
+        name = method if isinstance(method, str) else "mixacm"
+        bundle = rrmsdk.transfer(
+            "hub:digits-cnn-linf",
+            STUDENT,
+            data,
+            method=method,
+            train=train,
+            verify=None,
+            out=tmp_path / name,
+            quiet=True,
+        )
+        assert bundle.card.data.labels[-1] == "nine"
+
+
+def test_an_ensemble_teaches_and_stands_on_the_card(tmp_path):
+    rrmsdk.pull("hub:digits-cnn-linf", tmp_path / "second")
+    both = ("hub:digits-cnn-linf", f"path:{tmp_path / 'second'}")
+    method = {"name": "akd", "beta": [0.25, 0.75], "inner": {"steps": 1}}
+    bundle = rrmsdk.transfer(
+        both, STUDENT, "digits", method=method, train=TRAIN, verify=None, out=tmp_path / "run", quiet=True
+    )
+    assert [pinned.ref for pinned in bundle.card.teachers] == ["hub:digits-cnn-linf", "path:second"]
+
+
+def test_a_student_may_be_trained_for_a_larger_radius_than_its_teacher_and_its_card_says_so(tmp_path):
+    bundle = rrmsdk.transfer(
+        "hub:digits-cnn-linf", STUDENT, "digits", threat="linf:1/5", train=TRAIN, verify=None, out=tmp_path / "run",
+        quiet=True,
+    )  # fmt: skip
+    assert str(bundle.card.threat) == "linf:1/5"
+    assert "Teacher digits-cnn-linf was trained for linf:1/10." in bundle.card.notes

@@ -20,6 +20,28 @@ from rrmsdk.schema.sweep import Measured, Sweep
 
 
 @app.command()
+def robustify(
+    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new data set. A stopped run there goes on.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the train split, from its start; 0: all.")] = 0,
+    steps: Annotated[int, typer.Option(help="Gradient steps for each image.")] = 1000,
+    step: Annotated[float, typer.Option(help="Length of a step, L2.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Decides which image each one starts from.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a robust data set (RDT): DATA as TEACHER sees it, to train on naturally."""
+    made = rrmsdk.robustify(
+        teacher, data, out, images=images, steps=steps, step=step, seed=seed, quiet=quiet or as_json
+    )
+    if as_json:
+        print_json({"path": str(out)} | made.model_dump(mode="json"))
+    else:
+        print(f"{out}  {made.images} images of {made.data} as {made.teacher} sees them. Train on it: --data path:{out}")
+
+
+@app.command()
 def diagnose(
     model: Model,
     teacher: Annotated[

@@ -91,3 +91,12 @@ def to_array(decoded: list[bytes], form: Form) -> np.ndarray:
     """Decoded images as one uint8 array [n, C, H, W]."""
     flat = np.frombuffer(b"".join(decoded), np.uint8)
     return flat.reshape(len(decoded), form.size, form.size, form.channels).transpose(0, 3, 1, 2)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """One image (uint8 [C, H, W], grey or RGB) as PNG."""
+    from PIL import Image
+
+    encoded = io.BytesIO()
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(encoded, "PNG")
+    return encoded.getvalue()

@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rrmsdk.data.images import Row, Stored
+import numpy as np
+
+from rrmsdk import files
+from rrmsdk.data.images import Row, Stored, png
 from rrmsdk.errors import DataError, MissingExtraError
 
 _IMAGES = ("img", "image")
@@ -31,24 +34,24 @@ def find(folder: Path, splits: Sequence[str] = ("train", "test")) -> dict[str, t
         names = ", ".join(place.name for place in places)
         raise DataError(f"{folder} holds more than one parquet data set ({names}); name one, as path:{places[0]}")
     found = {split: tuple(sorted(places[0].glob(f"{split}*.parquet"))) for split in splits}
-    for split, files in found.items():
-        if not files:
+    for split, paths in found.items():
+        if not paths:
             needed = " and ".join(f"{name}*.parquet" for name in splits)
             raise DataError(f"{places[0]} has no {split}*.parquet; a data set needs {needed}")
-        shards = _SHARD.search(files[0].name)
-        if shards and int(shards[1]) != len(files):
-            raise DataError(f"{places[0]} has {len(files)} of the {int(shards[1])} shards of {split}; fetch the rest")
+        shards = _SHARD.search(paths[0].name)
+        if shards and int(shards[1]) != len(paths):
+            raise DataError(f"{places[0]} has {len(paths)} of the {int(shards[1])} shards of {split}; fetch the rest")
     return found
 
 
-def stored(files: dict[str, tuple[Path, ...]], where: str) -> Stored:
+def stored(paths: dict[str, tuple[Path, ...]], where: str) -> Stored:
     """The data set in these files."""
     return Stored(
         where=where,
-        files=files,
-        names=lambda: _names(files["train"][0]),
-        count=lambda split: sum(_count(file) for file in files[split]),
-        rows=lambda split: (row for file in files[split] for row in _rows(file)),
+        files=paths,
+        names=lambda: _names(paths["train"][0]),
+        count=lambda split: sum(_count(file) for file in paths[split]),
+        rows=lambda split: (row for file in paths[split] for row in _rows(file)),
     )
 
 
@@ -115,3 +118,24 @@ def _rows(file: Path) -> Iterator[Row]:
                     raise DataError(f"{where} has no {'image bytes' if encoded is None else 'label'}")
                 yield Row(encoded, value, where)
                 number += 1
+
+
+def write(path: Path, pixels: np.ndarray, labels: Sequence[int], names: Sequence[str]) -> None:
+    """Images (uint8 [N, C, H, W]) as one file of the Hub's layout, PNG inside, written beside and renamed.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    images = [{"bytes": png(one), "path": None} for one in pixels]
+    features = {"image": {"_type": "Image"}, "label": {"names": list(names), "_type": "ClassLabel"}}
+    table = pyarrow.table(
+        {
+            "image": pyarrow.array(images, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})),
+            "label": pyarrow.array(labels, pyarrow.int64()),
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    with files.replacing(path) as beside:
+        pyarrow.parquet.write_table(table, beside)
