@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -52,7 +53,8 @@ class Rslad(Value):
         return mean(w * soft_ce_each(P, adv) + (1 - w) * soft_ce_each(P, clean), clean, self.kl_over)
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
-        """The outer objective at what the attack finds."""
+        """The outer objective at what the attack finds; the teacher is asked once."""
+        batch = replace(batch, targets=banked(self, pair, batch))
         return self.outer(pair, batch, self.attack(pair, batch))
 
     def _soft(self, pair: Pair, batch: Batch) -> Float[Tensor, "B C"]:
