@@ -104,3 +104,10 @@ def test_a_fraction_of_the_data_is_a_field_like_any_other(tmp_path):
     assert done.returncode == 0, done.stderr
     info = json.loads(done.stdout)["card"]["data"]
     assert (info["train"], info["validation"], info["test"]) == (414, 58, 359)
+
+
+def test_teachers_given_twice_are_an_ensemble(tmp_path):
+    asked = ["transfer", "-t", "hub:digits-cnn-linf", "-t", "hub:digits-cnn-linf", "--student", "cnn", "-d", "digits"]
+    fields = ["-m", "akd", "-s", "method.inner.steps=1", "-s", "train.epochs=0.05", "-s", "student.width_mult=0.25"]
+    done = _rrmsdk(*asked, *fields, "-s", "train.batch=64", "--attack", "none", "-o", str(tmp_path / "run"), "--json")
+    assert len(json.loads(done.stdout)["card"]["teachers"]) == 2

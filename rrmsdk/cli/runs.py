@@ -18,14 +18,17 @@ from rrmsdk.schema import value
 @app.command()
 def transfer(
     teacher: Annotated[
-        str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR[@epoch=N].")
+        list[str],
+        typer.Option(
+            "--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR[@epoch=N]. Again: an ensemble."
+        ),
     ],
     student: Annotated[
         str, typer.Option("--student", help="An architecture: resnet50, mobilenet_v2, wrn-28-10, timm:NAME, ...")
     ],
     data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
     method: Annotated[
-        str, typer.Option("--method", "-m", help="rrm, or a baseline: natural, pgd_at, fast_at.")
+        str, typer.Option("--method", "-m", help="rrm, mixacm, akd, kd, ard, rslad, adaad, ...; the README lists all.")
     ] = "rrm",
     threat: Annotated[str | None, typer.Option(help="NORM:EPS, e.g. linf:8/255. Default: the teacher's.")] = None,
     attack: Annotated[str, typer.Option(help="How to judge: autoattack, apgd, pgd or none.")] = "autoattack",
