@@ -113,6 +113,18 @@ def test_what_a_bank_would_hold_gives_the_same_loss_without_the_teacher(name, pa
 
 
 @every_method
+def test_the_loss_under_bf16_autocast_is_near_the_one_in_fp32(name, pair, digits):
+    pair.student.eval()
+    method, batch = late(name, pair, digits)
+    exact = method.loss(pair, batch).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = method.loss(pair, batch)
+    rough.backward()
+    assert rough.item() == pytest.approx(exact, rel=0.1, abs=0.01)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in pair.student.parameters())
+
+
+@every_method
 def test_a_method_reads_back_from_its_own_fields(name):
     method = methods.parse({"name": name})
     assert methods.parse(method.model_dump(mode="json")) == method

@@ -33,6 +33,16 @@ def test_training_lowers_the_loss_in_every_precision(precision):
     assert sum(losses[-10:]) < 0.3 * sum(losses[:10])
 
 
+@pytest.mark.parametrize("name", sorted(methods.KINDS))
+def test_every_method_trains_in_bf16_with_channels_last(name):
+    torch.manual_seed(0)
+    student, *teachers = (models.build("cnn", 10, 8, 1, width_mult=0.25) for _ in range(3))
+    train = data.load(DATA).train.to(torch.device("cuda"))
+    spec = TrainSpec(epochs=0.5, batch=64, lr=0.01, augment="crop", precision="bf16")
+    going = prepare(Pair(student, tuple(teachers)), methods.parse({"name": name}), train, THREAT, spec)
+    assert all(step.loss.isfinite() for step in steps(going))
+
+
 def test_the_gradient_scale_comes_back_from_a_checkpoint(tmp_path):
     going = on_gpu(precision="fp16", epochs=0.5)
     for _ in steps(going):
