@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.reproduce import claims, rows
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce.measure import Found, Timed, timed
-from rrmsdk import methods
+from rrmsdk import methods, models
 from rrmsdk.schema import value
 
 SCALES = ("paper", "small", "digits", "tiny")
@@ -104,6 +105,24 @@ def test_an_unknown_table_ends_with_one_line_and_no_traceback():
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.startswith("reproduce: unknown table 'rrm-9'")
+
+
+def _width(table: rows.Table, row: rows.Row, scale: rows.Scale, of_teacher: int | None = None) -> int:
+    """Of the embedding of the row's student, which is built without weights."""
+    student = rows.recipe(table, row, scale, 0, Path("runs")).student
+    width = of_teacher if student.width == "teacher" else student.width
+    with torch.device("meta"):
+        return models.build(student.arch, 10, 32, width=width, width_mult=student.width_mult).embedding_width
+
+
+@pytest.mark.parametrize("scale", ["paper", "small"])
+def test_every_student_of_rrm_gets_an_embedding_as_wide_as_its_teachers(scale):
+    at = rows.scale(scale)
+    for table, row in EVERY:
+        if row.method["name"] == "rrm":
+            of, taught, _ = rows.row_of(row.teachers[0], table)
+            width = _width(of, taught, at)
+            assert _width(table, row, at, width) == width, f"{table.name}/{row.name}"
 
 
 @pytest.mark.slow
