@@ -67,6 +67,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each where there are several")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="folder of the runs, kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the result file")
+    parser.add_argument("--note", default="", help="for the result file, such as what else the machine was doing")
     return parser.parse_args(words)
 
 
@@ -132,7 +133,7 @@ def _write(
 ) -> None:
     from benchmarks.reproduce import report
 
-    report.write(path, tables, found, scale, args.seeds, args.jobs)
+    report.write(path, tables, found, scale, args)
 
 
 def _said(one: Found) -> str:

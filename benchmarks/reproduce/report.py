@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -24,21 +26,23 @@ SMOKE = "A smoke run: nothing learns in so few steps, and the claims are not exp
 
 
 def write(
-    path: Path, tables: Sequence[Table], found: dict[str, list[Found]], scale: Scale, seeds: int, jobs: int
+    path: Path, tables: Sequence[Table], found: dict[str, list[Found]], scale: Scale, args: argparse.Namespace
 ) -> None:
     """The whole file, beside its name and renamed."""
     lines = [f"# Tables of the papers at scale `{scale.name}`, {datetime.now(UTC).date()}", "", scale.says, ""]
     lines += [
         f"{UPPER_BOUND} Figures are per cent, with 95 % Wilson intervals over the images (one seed), or the mean and "
-        f"range over seeds ({seeds} here; teachers have one). An empty paper column: not at hand. Minutes are "
+        f"range over seeds ({args.seeds} here; teachers have one). An empty paper column: not at hand. Minutes are "
         "wall-clock, validation included; whatever else the machine was doing makes them longer.",
         "",
     ]
+    if args.note:
+        lines += [args.note, ""]
     if any(one.encoding == "jpeg" for of in found.values() for one in of):
         lines += [JPEG, ""]
     for table in tables:
         lines += _table(table, found.get(table.name, []), scale)
-    files.write_text(path, "\n".join([*lines, *_origin(jobs)]))
+    files.write_text(path, "\n".join([*lines, *_origin(args.jobs)]))
     if not scale.smoke and can_plot():
         for table in tables:
             _draw(path.with_name(f"{path.stem}{f'-{table.name}' if len(tables) > 1 else ''}.svg"), table, found)
@@ -178,6 +182,6 @@ def _origin(jobs: int) -> list[str]:
     return [
         f"Hardware: {hardware(device)}, {jobs} processes at a time.",
         f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-        f"Command: `python -m benchmarks.reproduce {' '.join(sys.argv[1:])}`.",
+        f"Command: `python -m benchmarks.reproduce {shlex.join(sys.argv[1:])}`.",
         "",
     ]
