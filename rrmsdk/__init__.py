@@ -13,7 +13,9 @@ from rrmsdk.errors import (
     MismatchError,
     MissingExtraError,
     NotRobustError,
+    OutOfMemory,
     ParityError,
+    RankError,
     RefError,
     RrmError,
     SaveError,
@@ -39,8 +41,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BankInfo", "BankSpec", "Bundle", "Card", "DataError", "DataSpec", "Diagnosis", "DivergedError",
     "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError",
-    "ModelConfig", "NotRobustError", "ParityError", "Prediction", "Recipe", "Ref", "RefError", "Report",
-    "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep", "ThreatModel", "TrainSpec",
-    "VerifySpec", "bank", "diagnose", "export", "load", "predict", "pull", "push", "robustify", "sweep", "train",
-    "transfer", "verify", "zoo",
+    "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError", "Recipe", "Ref",
+    "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep",
+    "ThreatModel", "TrainSpec", "VerifySpec", "bank", "diagnose", "export", "load", "predict", "pull", "push",
+    "robustify", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk import teachers
+from rrmsdk import launching, teachers
 from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
@@ -36,6 +36,7 @@ def transfer(
     verify: str | VerifySpec | Fields | None = "autoattack",
     out: str | Path | None = None,
     seed: int = 0,
+    devices: int = 1,
     quiet: bool = False,
 ) -> Bundle:
     """A student with the robustness of `teacher`, trained on natural images, attacked, in a folder of its own.
@@ -51,9 +52,12 @@ def transfer(
         train: fields of TrainSpec that differ from its defaults (48 epochs of SGD, cosine).
         verify: an attack, or fields of VerifySpec; None: do not attack.
         out: the run's folder; None: `runs/STUDENT-METHOD-DATA`. A run that was interrupted there is continued.
+        devices: GPUs of this machine (or processes that share its CPU) to train on. The batch is that of the recipe,
+            however many. Under torchrun or another launcher its ranks train together, and this number does not count.
 
     Raises:
-        RefError, FieldError, MismatchError, DataError, HubError, IntegrityError, DivergedError, SaveError
+        RefError, FieldError, MismatchError, DataError, HubError, IntegrityError, DivergedError, SaveError, OutOfMemory,
+        RankError
     """
     _needs_torch("transfer")
     from rrmsdk import methods
@@ -71,18 +75,20 @@ def transfer(
     }  # fmt: skip
     recipe = value.parse(Recipe, fields, "recipe")
     folder = Path(out) if out else Path("runs") / _name(recipe)
-    return _run(recipe, folder, how, attack=verify is not None, quiet=quiet)
+    return _run(recipe, folder, how, attack=verify is not None, devices=devices, quiet=quiet)
 
 
 def train(
-    recipe: str | Path | Recipe | Fields, *, out: str | Path | None = None, attack: bool = True, quiet: bool = False
-) -> Bundle:
+    recipe: str | Path | Recipe | Fields, *, out: str | Path | None = None, attack: bool = True, devices: int = 1,
+    quiet: bool = False,
+) -> Bundle:  # fmt: skip
     """Run a recipe: a teacher (`pgd_at`, `fast_at`), a natural network, or a transfer.
 
     Args:
         recipe: a TOML file, a Recipe, or its fields.
         out: the run's folder; None: `runs/NAME`.
         attack: whether to judge the result by the recipe's `verify`.
+        devices: as in `transfer`.
 
     Raises:
         As `transfer`.
@@ -97,7 +103,8 @@ def train(
     recipe = value.parse(Recipe, recipe, "recipe")
     how = methods.parse(recipe.method)
     recipe = recipe.model_copy(update={"method": _described(how)})
-    return _run(recipe, Path(out) if out else Path("runs") / _name(recipe), how, attack=attack, quiet=quiet)
+    folder = Path(out) if out else Path("runs") / _name(recipe)
+    return _run(recipe, folder, how, attack=attack, devices=devices, quiet=quiet)
 
 
 def verify(
@@ -214,34 +221,12 @@ def zoo(*, online: bool = False) -> tuple[Listed, ...]:
     return hub.listing(online=online)
 
 
-def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, quiet: bool) -> Bundle:
-    """From recipe to bundle, as in the design: teacher, data, student, pair, steps, weights, report."""
-    from rrmsdk import training as trainer
-    from rrmsdk.models.pair import Pair
-    from rrmsdk.training import folder as runs
-
-    taught = teachers.fetch(recipe.teachers)
-    images = _images(recipe.data, None)
-    networks = teachers.networks(taught, images.info, method)
-    notes = teachers.notes(taught, recipe)
-    student = runs.student(recipe, images.info, networks)
-    with runs.opened(folder, recipe) as finished:
-        if finished is None:
-            training = trainer.prepare(
-                Pair(student, networks),
-                method,
-                images.train.to(_device()),
-                recipe.threat,
-                recipe.train,
-                seed=recipe.seed,
-            )
-            draft = runs.draft(folder, recipe, student.config, images.info, taught, notes)
-            held_out = images.validation.to(_device())
-            trained = trainer.run(training, held_out, folder, title=_name(recipe), quiet=quiet, draft=draft)
-            finished = runs.bundle(folder, draft, trained)
-    if not attack or (finished.path / bundles.REPORT).exists():
-        return finished
-    return verify(finished, data=recipe.data, quiet=quiet, **recipe.verify.model_dump())
+def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, devices: int, quiet: bool) -> Bundle:
+    """Train, then attack; both are done by the first of several ranks, and an attack that was made already is kept."""
+    bundle = launching.trained(recipe, folder, method, title=_name(recipe), devices=devices, quiet=quiet)
+    if not attack or not launching.first() or (bundle.path / bundles.REPORT).exists():
+        return bundle
+    return verify(bundle, data=recipe.data, quiet=quiet, **recipe.verify.model_dump())
 
 
 def _open(model: str | Path | Bundle) -> Bundle:

@@ -8,6 +8,8 @@ RrmError
 ├── HubError(ConnectionError)        the Hub could not be reached, or refused
 ├── IntegrityError(ValueError)       hash, signature, revision or schema is not what was promised
 ├── DivergedError(ArithmeticError)   the loss stopped being finite; `.checkpoint` is the last good one
+├── OutOfMemory(MemoryError)         a training step does not fit; the message says what does
+├── RankError(RuntimeError)          ranks of a run failed again and again
 ├── NotRobustError(RuntimeError)     a gate on robustness was not passed; `.report` says by how much
 ├── ExportError(RuntimeError)
 │   └── ParityError                  the exported graph does not compute what the network computes
@@ -60,6 +62,14 @@ class DivergedError(RrmError, ArithmeticError):
     def __init__(self, message: str, checkpoint: Path | None = None) -> None:
         super().__init__(message)
         self.checkpoint = checkpoint
+
+
+class OutOfMemory(RrmError, MemoryError):
+    """A training step does not fit into memory; the message says which batch does."""
+
+
+class RankError(RrmError, RuntimeError):
+    """Ranks of a run on several devices failed again and again; the last checkpoint is kept."""
 
 
 class NotRobustError(RrmError, RuntimeError):

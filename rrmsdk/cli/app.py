@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,10 @@ Data = Annotated[
 ]
 Copy = Annotated[
     Path | None, typer.Option("--out", "-o", help="Work on a copy in this folder. Default for hub: models: runs/NAME.")
+]
+Devices = Annotated[
+    int,
+    typer.Option(help="GPUs of this machine (or CPU processes) to train on. Under torchrun: all that it started."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -73,6 +78,8 @@ def only(fields: dict[str, Any], known: tuple[str, ...]) -> None:
 
 
 def show(bundle: Bundle, as_json: bool) -> None:
+    if os.environ.get("RANK", "0") != "0":  # rank 0 tells
+        return
     card, attacked = bundle.card, bundle.card.score is not None
     if as_json:
         report = bundle.report.model_dump(mode="json", exclude={"outcomes"}) if attacked else None

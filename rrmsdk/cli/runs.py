@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, merged, only, overrides, print_json, show
+from rrmsdk.cli.app import (
+    AsJson,
+    Copy,
+    Data,
+    Devices,
+    Model,
+    Out,
+    Quiet,
+    Set,
+    app,
+    merged,
+    only,
+    overrides,
+    print_json,
+    show,
+)
 from rrmsdk.errors import FieldError
 from rrmsdk.schema import value
 
@@ -34,6 +49,7 @@ def transfer(
     attack: Annotated[str, typer.Option(help="How to judge: autoattack, apgd, pgd or none.")] = "autoattack",
     out: Out = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and attacks.")] = 0,
+    devices: Devices = 1,
     set_: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -46,7 +62,7 @@ def transfer(
         {"name": data} | fields.get("data", {}), method={"name": method} | fields.get("method", {}),
         threat=threat, train=fields.get("train", {}),
         verify=None if attack == "none" else {"attack": attack} | fields.get("verify", {}),
-        out=out, seed=seed, quiet=quiet or as_json,
+        out=out, seed=seed, devices=devices, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)
 
@@ -57,6 +73,7 @@ def train(
     data: Data = None,
     out: Out = None,
     attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Judge the result as the recipe says.")] = True,
+    devices: Devices = 1,
     set_: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -69,7 +86,7 @@ def train(
     if data is not None:
         fields["data"]["name"] = data
     fields = merged(fields, overrides(set_ or []))
-    show(rrmsdk.train(fields, out=out, attack=attack, quiet=quiet or as_json), as_json)
+    show(rrmsdk.train(fields, out=out, attack=attack, devices=devices, quiet=quiet or as_json), as_json)
 
 
 @app.command()

@@ -73,6 +73,12 @@ def replays(method: Method) -> int:
     return getattr(method, "replays", 1)
 
 
+def whole_batch(method: Method) -> str | None:
+    """Why the method, or the one it stands on, cannot be given a batch in parts; None: it can."""
+    base = getattr(method, "base", None)
+    return getattr(method, "whole_batch", None) or (whole_batch(base) if base is not None else None)
+
+
 def mixed(method: Method, batch: Batch) -> Batch:
     """The batch to train on: mixed, where the method mixes."""
     mix = getattr(method, "mix", None)

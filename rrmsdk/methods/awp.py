@@ -4,7 +4,7 @@ Generalization, NeurIPS 2020 (arXiv:2004.05884)."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ class Awp(Value):
     """
 
     name: Literal["awp"] = "awp"
+    whole_batch: ClassVar[str] = "the weights are perturbed along the gradient of the whole batch"
     base: Base = PgdAt()
     gamma: Annotated[float, Field(ge=0)] = 0.01
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.0

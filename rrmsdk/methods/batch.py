@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -48,6 +48,8 @@ class Method(Protocol):
         companion(pair, batch): a module to keep in the checkpoint and, where it has parameters, to train beside the
             student; `batch` is the run's first.
         mix(batch): the batch to train on instead of the augmented one (mixup); a pure function.
+        whole_batch: why a batch cannot be given to it in parts (over ranks, or to accumulate gradients), where its loss
+            is no mean over images.
         targets(pair, batch), with target_fields: see `Banked`.
         attack(pair, batch) and outer(pair, batch, x_adv): see `Adversarial`.
     """
@@ -81,6 +83,29 @@ class Banked(Method, Protocol):
     def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
         """What the loss needs of the teachers, without gradient: tensors with one row an image."""
         ...
+
+
+def part(batch: Batch, number: int, of: int) -> Batch:
+    """Rows `number`, `number + of`, ... of a batch; parts differ by one row at most.
+
+    Strided, because extra images come last in a batch: each part has its share of them.
+    """
+    if of == 1:
+        return batch
+
+    def cut(rows: Tensor) -> Tensor:
+        layout = torch.channels_last if rows.ndim == 4 and channels_last(rows) else torch.contiguous_format
+        return rows[number::of].contiguous(memory_format=layout)
+
+    return replace(
+        batch, x=cut(batch.x), y=cut(batch.y), ids=cut(batch.ids), y2=None if batch.y2 is None else cut(batch.y2),
+        targets=None if batch.targets is None else tuple(map(cut, batch.targets)),
+    )  # fmt: skip
+
+
+def channels_last(images: Float[Tensor, "B C H W"]) -> bool:
+    """Whether the channels of a pixel lie side by side."""
+    return images.is_contiguous(memory_format=torch.channels_last)
 
 
 def banked(method: Banked, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ class FreeAt(Value):
     """
 
     name: Literal["free_at"] = "free_at"
+    whole_batch: ClassVar[str] = "a perturbation is kept for each row of the batch"
     replays: Annotated[int, Field(ge=1)] = 8
     reset: bool = False
 

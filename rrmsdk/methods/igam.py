@@ -34,6 +34,7 @@ class Igam(Value):
     """
 
     name: Literal["igam"] = "igam"
+    whole_batch: ClassVar[str] = "the distance of the gradients is summed over the batch"
     compares_logits: ClassVar[bool] = True
     gan_weight: Annotated[float, Field(ge=0)] = 2.0
     l2_weight: Annotated[float, Field(ge=0)] = 10.0

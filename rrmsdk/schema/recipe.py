@@ -60,6 +60,9 @@ class TrainSpec(Value):
     checkpoint_every: steps between two checkpoints; 0: one each epoch.
     keep_epochs: after each of these the student is kept as a bundle of its own, `path:RUN@epoch=N`: early-stopped
         teachers.
+    accumulate: parts that a batch is cut in, one forward and backward pass each, to save memory; the gradient is that
+        of the whole batch, but for batch-norm, which sees a part at a time.
+    sync_batch_norm: whether batch-norm sees the images of all ranks (CUDA) or each rank those of its own.
     bank: for rrm, mixacm and others whose teacher sees natural images only; None: the teacher is asked at each step.
     """
 
@@ -83,6 +86,8 @@ class TrainSpec(Value):
     validate_every: Annotated[float, Field(ge=0)] = 1.0
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     keep_epochs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    sync_batch_norm: bool = False
     bank: BankSpec | None = None
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from rrmsdk.schema.card import Card, Pinned
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Recipe
+from rrmsdk.training import distributed
 from rrmsdk.training.epochs import Draft, written
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST, Trained
 
@@ -46,10 +47,16 @@ def student(recipe: Recipe, info: DataInfo, teachers: tuple[Classifier, ...]) ->
 def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
     """Hold the folder for one run; gives its bundle if that run is finished already.
 
+    Rank 0 holds it for all ranks.
+
     Raises:
-        MismatchError: the folder holds a run of another recipe; the fields that differ are shown.
+        MismatchError: the folder holds a run of another recipe; the fields that differ are shown. Or another rank does
+            not see what rank 0 has written there.
         SaveError: another process is training there, or the folder cannot be written.
     """
+    if distributed.here().number:
+        yield _opened_by_the_first(folder)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
@@ -64,7 +71,18 @@ def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
             same_recipe(value.read(Recipe, kept), recipe, folder)
         else:
             value.write(recipe, kept)
-        yield bundles.read(folder) if bundles.is_bundle(folder) else None
+        finished = distributed.agreed(bundles.is_bundle(folder))
+        yield bundles.read(folder) if finished else None
+
+
+def _opened_by_the_first(folder: Path) -> Bundle | None:
+    finished = distributed.agreed(False)
+    if not (folder / bundles.RUN).exists():
+        raise MismatchError(
+            f"rank {distributed.here().number} does not see {folder}, where rank 0 is training. Choose a folder on a "
+            "disk that all machines share: --out"
+        )
+    return bundles.read(folder) if finished else None
 
 
 def same_recipe(kept: Recipe, asked: Recipe, folder: Path) -> None:

@@ -13,10 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from rrmsdk import data, methods
 from rrmsdk.errors import DivergedError, MismatchError
-from rrmsdk.methods.batch import Batch, Method
+from rrmsdk.methods.batch import Batch, Method, part
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.training import distributed
 from rrmsdk.training.average import averaged, follows
 from rrmsdk.training.schedule import factor
 from rrmsdk.training.shards import Bank
@@ -81,8 +82,8 @@ def prepare(
     """A run at its first step, on the device where `split` lies.
 
     Raises:
-        MismatchError: method and pair do not fit, the precision is not for this device, or a batch is larger than the
-            split.
+        MismatchError: method and pair do not fit, the precision is not for this device, a batch is larger than the
+            split, or it cannot be cut in parts.
         DataError: a batch cannot be cut from the split and its extra images.
     """
     device = split.pixels.device
@@ -94,15 +95,19 @@ def prepare(
     if spec.batch > len(split) and split.extra is None:
         raise MismatchError(f"a batch of {spec.batch} is larger than the train split of {len(split)} images")
     data.shares(split, spec.batch)
+    distributed.check(method, spec, device)
     layout = torch.channels_last if spec.channels_last else torch.contiguous_format
     for network in (pair.student, *pair.teachers):
         network.to(device).to(memory_format=layout)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
     if spec.head == "teacher":
         _copy_head(pair)
+    if spec.sync_batch_norm and distributed.here().world > 1:
+        pair.student.network = nn.SyncBatchNorm.convert_sync_batchnorm(pair.student.network)
     if spec.compile:
         for network in (pair.student, *pair.teachers):
             network.network.compile()
     companion = _companion(pair, method, split, threat, spec, seed)
+    distributed.same(pair.student, companion)
     trained = [*pair.student.parameters(), *(companion.parameters() if companion else ())]
     return Training(
         pair, method, split, threat, spec, seed,
@@ -177,18 +182,46 @@ def steps(training: Training) -> Iterator[Step]:
     Raises:
         DivergedError: the loss is not finite. It is looked at each step on a CPU, every 50 steps and at the end
             elsewhere.
+        OutOfMemory: a step does not fit; the message says which batch does.
     """
     while training.done < training.total:
         step = training.done
         lr = training.spec.lr * factor(training.spec.schedule, step, training.total, training.per_epoch)
         # Dropout draws from torch's generator, so that too is made a function of (seed, step).
         with torch.random.fork_rng(devices=[training.device] if training.device.type == "cuda" else []):
-            torch.manual_seed((training.seed << 32) + step)
-            loss = _step(training, draw(training, step), lr)
+            loss = _taken(training, step, lr)
         training.done = step + 1
         if training.device.type == "cpu" or training.done % READ_EVERY == 0 or training.done == training.total:
             _look(loss, training)
         yield Step(training.done, training.total, training.done / training.per_epoch, loss, lr)
+
+
+def _taken(training: Training, step: int, lr: float) -> Tensor:
+    """One step, with an error that says what would fit where it does not."""
+    try:
+        return _step(training, draw(training, step), lr)
+    except (RuntimeError, MemoryError) as exc:
+        from rrmsdk.training.memory import out_of, ran_out  # they take steps of their own
+
+        if not ran_out(exc):
+            raise
+        why = str(exc)
+    # Not inside `except`: the exception holds the frames that hold the memory.
+    raise out_of(training, step, why)
+
+
+def _backward(training: Training, batch: Batch) -> Tensor:
+    """Add the gradients of this rank's parts of the batch; gives what they add to the loss of the whole."""
+    parts = distributed.parts(training.spec.accumulate)
+    losses = []
+    for number in parts.numbers:  # each has its own dropout
+        torch.manual_seed((training.seed << 32) + number * training.total + training.done)
+        some = part(batch, number, parts.of)
+        with autocast(training.spec, training.device):
+            loss = training.method.loss(training.pair, some) * (len(some.x) / len(batch.x))
+        (training.scaler.scale(loss) if training.scaler else loss).backward()
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def _step(training: Training, batch: Batch, lr: float) -> Tensor:
@@ -197,10 +230,9 @@ def _step(training: Training, batch: Batch, lr: float) -> Tensor:
     student.train()
     for group in optimizer.param_groups:
         group["lr"] = lr
-    with autocast(training.spec, training.device):
-        loss = training.method.loss(training.pair, batch)
     optimizer.zero_grad(set_to_none=True)
-    (scaler.scale(loss) if scaler else loss).backward()
+    loss = _backward(training, batch)
+    distributed.add_up(loss, student, training.companion)
     if training.spec.clip is not None:
         if scaler:
             scaler.unscale_(optimizer)
@@ -212,7 +244,7 @@ def _step(training: Training, batch: Batch, lr: float) -> Tensor:
         optimizer.step()
     if training.average is not None and follows(training.spec, training.done, training.total):
         training.average.update_parameters(student)
-    return loss.detach()
+    return loss
 
 
 def _look(loss: Tensor, training: Training) -> None:

@@ -10,9 +10,10 @@ from typing import cast
 
 from rrmsdk import data, models
 from rrmsdk.errors import DivergedError
+from rrmsdk.methods.batch import part
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema import value
-from rrmsdk.training import bank, checkpoint, epochs
+from rrmsdk.training import bank, checkpoint, distributed, epochs
 from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
@@ -50,12 +51,8 @@ def run(
         MismatchError, SaveError: of the feature bank, as in `rrmsdk.training.bank.write`.
     """
     path = folder / CHECKPOINT
-    best = None
-    if path.exists():
-        facts = checkpoint.restore(training, path)
-        best = value.from_json(Validation, facts["best"]) if "best" in facts else None
-    if training.spec.bank is not None and training.done < training.total:
-        training.bank, _ = bank.write(training, title=f"bank of {title}", quiet=quiet)
+    facts = _begin(training, path, title, quiet)
+    best = value.from_json(Validation, facts["best"]) if "best" in facts else None
     metrics = Metrics(folder, training.done)
     with progress(title, quiet) as bar:
         try:
@@ -74,6 +71,23 @@ def run(
             where = f"The last good checkpoint is {kept}" if kept else "It came before the first checkpoint"
             raise DivergedError(f"{exc}. {where}", kept) from exc
     return _finish(training, validation, folder, metrics, best)
+
+
+def follow(training: Training, folder: Path) -> None:
+    """The same run on a rank that is not the first: its share of the steps, and nothing that is written or told."""
+    _begin(training, folder / CHECKPOINT, "", quiet=True)
+    for _ in steps(training):
+        pass
+    _student(training)
+
+
+def _begin(training: Training, path: Path, title: str, quiet: bool) -> dict[str, str]:
+    """Continue at the checkpoint, with the feature bank; gives the facts that the checkpoint has kept."""
+    facts = checkpoint.restore(training, path) if path.exists() else {}
+    distributed.wait()  # before a rank goes on, and this checkpoint is replaced or deleted
+    if training.spec.bank is not None and training.done < training.total:
+        training.bank, _ = bank.write(training, title=f"bank of {title}", quiet=quiet)
+    return facts
 
 
 def _timed(training: Training) -> Iterator[tuple[Step, float]]:
@@ -117,13 +131,7 @@ def _finish(
     training: Training, validation: data.Split, folder: Path, metrics: Metrics, best: Validation | None
 ) -> Trained:
     """Average, judge on validation, and write the two sets of weights."""
-    student = training.pair.student
-    if training.average is not None and int(training.average.n_averaged) > 0:
-        student = cast(Classifier, training.average.module)
-        batches = [draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total))]
-        with autocast(training.spec, training.device):
-            refresh_batch_norm(student, training.pair.teachers, training.method, batches)
-    student.eval()
+    student = _student(training).eval()
     last = Validation(step=training.done, clean=0.0, robust=0.0)
     if len(validation):
         last = _validate(training, validation, student)
@@ -133,3 +141,16 @@ def _finish(
         models.save(student, folder / BEST)
     metrics.write()
     return Trained(last=last, best=best)
+
+
+def _student(training: Training) -> Classifier:
+    """The student, or its average with statistics of its own, for which each rank shows it its parts of the batches."""
+    if training.average is None or int(training.average.n_averaged) == 0:
+        return training.pair.student
+    student, parts = cast(Classifier, training.average.module), distributed.parts(training.spec.accumulate)
+    drawn = (draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total)))
+    batches = [part(batch, number, parts.of) for batch in drawn for number in parts.numbers]
+    with autocast(training.spec, training.device):
+        refresh_batch_norm(student, training.pair.teachers, training.method, batches)
+    distributed.average_statistics(student)
+    return student
