@@ -202,6 +202,16 @@ class Own:
         return pair.student(batch.x).square().mean()
 
 
+@pytest.mark.slow
+def test_a_method_of_ones_own_goes_to_the_ranks(tmp_path):
+    train = {"epochs": 0.5, "batch": 64, "augment": "crop"}
+    bundle = rrmsdk.transfer(
+        "hub:digits-cnn-linf", {"arch": "cnn", "width_mult": 0.25}, "digits", method=Own(), train=train, verify=None,
+        out=tmp_path / "run", devices=2, quiet=True,
+    )  # fmt: skip
+    assert bundle.card.method == {"name": "tests.training.test_distributed.Own"}
+
+
 class Written:
     """As if in the script that was started."""
 
