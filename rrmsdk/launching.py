@@ -116,6 +116,7 @@ def rank(beside: str) -> None:
     place = Path(beside)
     if _left(place):
         return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; the starting process has the word
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     from rrmsdk import methods
 
@@ -125,7 +126,7 @@ def rank(beside: str) -> None:
         method = pickle.loads((place / METHOD).read_bytes()) if job.own_method else methods.parse(job.recipe.method)
         here(job.recipe, Path(job.folder), method, title=job.title, quiet=job.quiet)
     except Exception as exc:
-        if not isinstance(exc, RrmError):
+        if not isinstance(exc, RrmError) and _left(place) is None:  # else it may only miss the rank that left one
             traceback.print_exc()
         if isinstance(exc, RrmError) or not isinstance(exc, RuntimeError):
             _leave(exc, place / f"error-{os.environ['RANK']}.json")
