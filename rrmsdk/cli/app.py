@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from rrmsdk.errors import FieldError, did_you_mean
+from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.recipe import Recipe
 
 app = typer.Typer(
     help="Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it.",
@@ -41,6 +43,15 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="FIELD=VALUE", help="A field of the recipe: train.epochs=5. Repeatable."),
 ]
+
+
+def recipe_fields(recipe: Path, data: str | None, set_: list[str] | None) -> dict[str, Any]:
+    """The fields of a recipe's file with what was typed over them; a recipe without a name has its file's."""
+    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
+    fields["name"] = fields["name"] or recipe.stem
+    if data is not None:
+        fields["data"]["name"] = data
+    return merged(fields, overrides(set_ or []))
 
 
 def overrides(pairs: list[str]) -> dict[str, Any]:

@@ -20,14 +20,13 @@ from rrmsdk.cli.app import (
     Quiet,
     Set,
     app,
-    merged,
     only,
     overrides,
     print_json,
+    recipe_fields,
     show,
 )
 from rrmsdk.errors import FieldError
-from rrmsdk.schema import value
 
 
 @app.command()
@@ -79,13 +78,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Run a RECIPE: an adversarially trained teacher, a natural network, or a transfer."""
-    from rrmsdk.schema.recipe import Recipe
-
-    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
-    fields["name"] = fields["name"] or recipe.stem
-    if data is not None:
-        fields["data"]["name"] = data
-    fields = merged(fields, overrides(set_ or []))
+    fields = recipe_fields(recipe, data, set_)
     show(rrmsdk.train(fields, out=out, attack=attack, devices=devices, quiet=quiet or as_json), as_json)
 
 
@@ -100,12 +93,7 @@ def bank(
     as_json: AsJson = False,
 ) -> None:
     """Write the feature bank of RECIPE ahead of time: what its teacher says of every training image."""
-    from rrmsdk.schema.recipe import Recipe
-
-    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
-    if data is not None:
-        fields["data"]["name"] = data
-    written = rrmsdk.bank(merged(fields, overrides(set_ or [])), quiet=quiet or as_json)
+    written = rrmsdk.bank(recipe_fields(recipe, data, set_), quiet=quiet or as_json)
     if as_json:
         print_json(written.model_dump(mode="json"))
     else:

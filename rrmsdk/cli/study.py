@@ -12,9 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Data, Model, Out, Quiet, Set, app, merged, only, overrides, print_json
-from rrmsdk.schema import value
-from rrmsdk.schema.recipe import Recipe
+from rrmsdk.cli.app import AsJson, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
 
@@ -135,10 +133,8 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Choose a value: train RECIPE with each, compare on the validation split, attack the best on the test split."""
-    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
-    fields["name"] = fields["name"] or recipe.stem
     swept = rrmsdk.sweep(
-        merged(fields, overrides(set_ or [])), field, values, search=search, trials=trials, by=by, images=images,
+        recipe_fields(recipe, None, set_), field, values, search=search, trials=trials, by=by, images=images,
         report=report, jobs=jobs, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     if as_json:

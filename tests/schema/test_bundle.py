@@ -69,13 +69,14 @@ def test_two_writers_at_once_leave_a_whole_bundle(tmp_path):
 
 def test_a_reader_beside_a_writer_always_sees_a_whole_bundle(tmp_path):
     path = make_bundle(tmp_path / "b").path
-    writer = _updating(path, 40, "a")
-    seen = set()
-    while writer.poll() is None:
+    writer = _updating(path, 100_000, "a")
+    seen, reads = set(), 0
+    while len(seen) < 10 or reads < 100:  # a busy machine may let either of them run alone for a while
         seen.add(bundles.read(path).card.files.get("onnx/model.onnx"))  # raises where card and files disagree
+        reads += 1
+        assert writer.poll() is None
+    writer.kill()
     writer.communicate()
-    assert writer.returncode == 0
-    assert len(seen) > 2
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_the_bundle_as_it_was(tmp_path):
