@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
+from rrmsdk.api import _own
+from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
+from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
 
@@ -69,6 +71,30 @@ def diagnose(
         print_json(found.model_dump(mode="json") | {"warnings": found.warnings})
     else:
         print(found.summary())
+
+
+@app.command()
+def corrupt(
+    model: Model,
+    data: Data = None,
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the split, from its start; 0: all.")] = 0,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which images.")] = "test",
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the corruptions.")] = 0,
+    out: Copy = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge MODEL under 15 common corruptions (noise, blur, weather, digital), as in CIFAR-10-C: corruptions.json."""
+    bundle = _own(model, out)
+    found = rrmsdk.corrupt(
+        bundle, data, images=images, split=split, batch=batch, seed=seed, quiet=quiet or as_json
+    )  # fmt: skip
+    path = bundle.path / bundles.CORRUPTIONS
+    if as_json:
+        print_json({"path": str(path)} | found.model_dump(mode="json"))
+    else:
+        print(f"{found.summary()}\nwritten to {path}")
 
 
 @app.command()
