@@ -2,6 +2,7 @@
 
 from rrmsdk.api import export, load, pull, push, train, transfer, verify, zoo
 from rrmsdk.banking import bank
+from rrmsdk.certifying import certify
 from rrmsdk.corrupting import corrupt
 from rrmsdk.diagnosing import diagnose
 from rrmsdk.errors import (
@@ -26,6 +27,7 @@ from rrmsdk.robustify import RobustDataset, robustify
 from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
+from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.diagnosis import Diagnosis
@@ -41,10 +43,10 @@ from rrmsdk.sweeping import sweep
 __version__ = "0.1.0"
 
 __all__ = [
-    "BankInfo", "BankSpec", "Bundle", "Card", "Corruptions", "DataError", "DataSpec", "Diagnosis", "DivergedError",
-    "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError",
+    "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "DataError", "DataSpec", "Diagnosis",
+    "DivergedError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError",
     "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError", "Recipe", "Ref",
     "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep",
-    "ThreatModel", "TrainSpec", "VerifySpec", "bank", "corrupt", "diagnose", "export", "load", "predict", "pull",
-    "push", "robustify", "sweep", "train", "transfer", "verify", "zoo",
+    "ThreatModel", "TrainSpec", "VerifySpec", "bank", "certify", "corrupt", "diagnose", "export", "load", "predict",
+    "pull", "push", "robustify", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

@@ -27,6 +27,7 @@ FRACTION = 8
 EXTRA_ORDER = 9
 ROBUST = 10
 CORRUPTION = 15  # a corruption adds 16 * the number of its draw
+SMOOTHING = 17  # choosing the class; 16 more for its certificate
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9

@@ -48,9 +48,8 @@ def test_pull_json_carries_card_and_report():
     assert told["report"]["note"].startswith("Robust accuracy here is an upper bound found by attacking")
 
 
-@pytest.mark.parametrize(
-    "verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart", "sweep", "diagnose"]
-)
+@pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart",
+                                  "sweep", "diagnose", "corrupt", "certify"])  # fmt: skip
 def test_every_verb_explains_itself(verb):
     done = _rrmsdk(*verb.split(), "--help")
     assert done.returncode == 0

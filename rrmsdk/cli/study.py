@@ -13,6 +13,7 @@ from rich.table import Table
 
 import rrmsdk
 from rrmsdk.api import _own
+from rrmsdk.certifying import RADII
 from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.report import UPPER_BOUND
@@ -86,11 +87,41 @@ def corrupt(
     as_json: AsJson = False,
 ) -> None:
     """Judge MODEL under 15 common corruptions (noise, blur, weather, digital), as in CIFAR-10-C: corruptions.json."""
-    bundle = _own(model, out)
     found = rrmsdk.corrupt(
-        bundle, data, images=images, split=split, batch=batch, seed=seed, quiet=quiet or as_json
+        model, data, images=images, split=split, batch=batch, seed=seed, out=out, quiet=quiet or as_json
     )  # fmt: skip
-    path = bundle.path / bundles.CORRUPTIONS
+    path = _own(model, out).path / bundles.CORRUPTIONS
+    if as_json:
+        print_json({"path": str(path)} | found.model_dump(mode="json"))
+    else:
+        print(f"{found.summary()}\nwritten to {path}")
+
+
+@app.command()
+def certify(
+    model: Model,
+    data: Data = None,
+    sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixels of [0, 1].")] = 0.25,
+    n0: Annotated[int, typer.Option("--n0", help="Noisy copies that choose an image's class.")] = 100,
+    n: Annotated[int, typer.Option("--n", help="Noisy copies that are counted for its certificate.")] = 10_000,
+    alpha: Annotated[float, typer.Option(help="How probably each certificate may be wrong.")] = 0.001,
+    radius: Annotated[
+        list[float] | None, typer.Option(help="L2. Repeatable. Default: 0, 0.25, 0.5, 0.75 and 1.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Of the split, from its start; 0: all.")] = 500,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which images.")] = "test",
+    batch: Annotated[int, typer.Option(help="Noisy copies at a time.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    out: Copy = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """A lower bound that is proven, for MODEL's vote over Gaussian noise and not for MODEL alone: certified.json."""
+    found = rrmsdk.certify(
+        model, data, sigma=sigma, n0=n0, n=n, alpha=alpha, radii=radius or RADII, images=images, split=split,
+        batch=batch, seed=seed, out=out, quiet=quiet or as_json,
+    )  # fmt: skip
+    path = _own(model, out).path / bundles.CERTIFIED
     if as_json:
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:
