@@ -23,6 +23,7 @@ from rrmsdk.errors import (
     SaveError,
 )
 from rrmsdk.predicting import predict
+from rrmsdk.reporting import report
 from rrmsdk.robustify import RobustDataset, robustify
 from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.bundle import Bundle
@@ -48,5 +49,5 @@ __all__ = [
     "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError", "Recipe", "Ref",
     "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep",
     "ThreatModel", "TrainSpec", "VerifySpec", "bank", "certify", "corrupt", "diagnose", "export", "load", "predict",
-    "pull", "push", "robustify", "sweep", "train", "transfer", "verify", "zoo",
+    "pull", "push", "report", "robustify", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

@@ -15,7 +15,7 @@ RINGS = [
     {"hub", "runtime"},
     {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
     {"api", "banking", "cli", "diagnosing", "launching", "predicting", "quickstart", "robustify", "sweeping"}
-    | {"certifying", "corrupting", "teachers", "__main__", "rrmsdk"},
+    | {"certifying", "corrupting", "reporting", "teachers", "__main__", "rrmsdk"},
 ]
 # A bundle's verbs are those of the public package, said of the bundle.
 OUTWARD = {("schema/bundle.py", "rrmsdk")}

@@ -1,4 +1,4 @@
-"""Verbs that look at runs: choosing, predicting, diagnosing."""
+"""Verbs that look at runs: choosing, predicting, diagnosing, reporting."""
 
 from __future__ import annotations
 
@@ -126,6 +126,42 @@ def certify(
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:
         print(f"{found.summary()}\nwritten to {path}")
+
+
+@app.command()
+def report(
+    model: Model,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The .html file. Default: runs/NAME.html.")] = None,
+    data: Data = None,
+    images: Annotated[
+        int, typer.Option("--images", "-n", help="Of the test split, for confusion and gallery; 0: all.")
+    ] = 256,
+    steps: Annotated[int, typer.Option(help="Of the PGD for confusion and gallery.")] = 20,
+    gallery: Annotated[
+        bool, typer.Option("--gallery/--no-gallery", help="Without images the page needs no data and is made at once.")
+    ] = True,
+    adversarial: Annotated[
+        Path | None, typer.Option(help="Show the images of this file of `verify --save-adversarial` instead.")
+    ] = None,
+    diagnosis: Annotated[
+        Path | None, typer.Option(help="Of `rrmsdk diagnose`. Default: in the bundle, or NAME-diagnosis beside it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the PGD.")] = 0,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of MODEL as one HTML page that needs no network: charts, images, checks, provenance."""
+    path = rrmsdk.report(
+        model, out, data, images=images, steps=steps, gallery=gallery, adversarial=adversarial, diagnosis=diagnosis,
+        seed=seed, quiet=quiet or as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, one file; send it as it is")
+    if open_:
+        typer.launch(path.resolve().as_uri())
 
 
 @app.command()
