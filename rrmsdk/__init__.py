@@ -1,6 +1,6 @@
 """Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it."""
 
-from rrmsdk.api import export, load, pull, push, train, transfer, verify, zoo
+from rrmsdk.api import export, load, pull, push, train, transfer, zoo
 from rrmsdk.banking import bank
 from rrmsdk.certifying import certify
 from rrmsdk.corrupting import corrupt
@@ -40,6 +40,7 @@ from rrmsdk.schema.report import Report
 from rrmsdk.schema.sweep import Sweep
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.sweeping import sweep
+from rrmsdk.verifying import verify
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk import launching, teachers
+from rrmsdk import launching, teachers, verifying
 from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
@@ -107,52 +107,6 @@ def train(
     return _run(recipe, folder, how, attack=attack, devices=devices, quiet=quiet)
 
 
-def verify(
-    model: str | Path | Bundle,
-    *,
-    attack: str = "autoattack",
-    data: str | DataSpec | Fields | None = None,
-    save_adversarial: str | Path | None = None,
-    out: str | Path | None = None,
-    quiet: bool = False,
-    **settings: Any,
-) -> Bundle:
-    """Attack a bundle on the test split and write `report.json` into it.
-
-    Args:
-        model: a bundle, its folder, or a reference. What `hub:` names is never changed: a copy is, in `out`
-            (default `runs/NAME`).
-        attack: `autoattack`, `apgd` or `pgd`; further fields of VerifySpec by name.
-        data: None: the data set of the bundle.
-        save_adversarial: a .safetensors file for the images that were found.
-
-    Raises:
-        DataError, MismatchError, IntegrityError, SaveError
-    """
-    _needs_torch("verify")
-    import torch
-
-    from rrmsdk import models
-    from rrmsdk.training.log import progress
-    from rrmsdk.verification import verify as judge
-
-    spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
-    bundle = _own(model, out)
-    images = _images(_data_of(bundle, data), bundle)
-    network = models.from_bundle(bundle).to(_device())
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
-    with progress(f"attack {bundle.card.name}", quiet) as bar:
-        report = judge(
-            network, images.test.to(_device()), bundle.card.threat, spec, info=images.info,
-            weights_sha256=bundle.card.files[bundles.WEIGHTS],
-            save_adversarial=Path(save_adversarial) if save_adversarial else None,
-            progress=lambda name, done, of: bar(done, of, name),
-        )  # fmt: skip
-    written = bundle.path / f".{bundles.REPORT}"
-    value.write(report, written)
-    return bundles.update(bundle, {bundles.REPORT: written})
-
-
 def export(
     model: str | Path | Bundle,
     *,
@@ -226,7 +180,7 @@ def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, devices:
     bundle = launching.trained(recipe, folder, method, title=_name(recipe), devices=devices, quiet=quiet)
     if not attack or not launching.first() or (bundle.path / bundles.REPORT).exists():
         return bundle
-    return verify(bundle, data=recipe.data, quiet=quiet, **recipe.verify.model_dump())
+    return verifying.run(verifying.job(bundle, recipe.data, recipe.verify, quiet=quiet), devices, alone=True)
 
 
 def _open(model: str | Path | Bundle) -> Bundle:

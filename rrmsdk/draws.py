@@ -26,6 +26,10 @@ MIX = 7
 FRACTION = 8
 EXTRA_ORDER = 9
 ROBUST = 10
+APGD = 11
+FAB = 12
+SQUARE = 13
+JUDGED = 14
 CORRUPTION = 15  # a corruption adds 16 * the number of its draw
 SMOOTHING = 17  # choosing the class; 16 more for its certificate
 

@@ -54,18 +54,16 @@ def trained(recipe: Recipe, folder: Path, method: Method, *, title: str, devices
         RankError: ranks died again and again.
         As `rrmsdk.transfer`.
     """
-    if devices < 1:
-        raise MismatchError(f"devices is {devices}; give 1 or more")
     if devices == 1 or "RANK" in os.environ:
         return here(recipe, folder, method, title=title, quiet=quiet)
+    enough(devices)
     teachers.fetch(recipe.teachers)  # once, before all ranks ask for them
-    _enough(devices)
     with tempfile.TemporaryDirectory(prefix="rrmsdk-ranks-") as beside:
         job = Job(recipe=recipe, folder=str(folder), title=title, quiet=quiet, own_method=_is_own(method, recipe))
         value.write(job, Path(beside) / JOB)
         if job.own_method:
             (Path(beside) / METHOD).write_bytes(_pickled(method))
-        _start(devices, Path(beside), folder)
+        start(devices, Path(beside), folder)
     return bundles.read(folder)
 
 
@@ -108,7 +106,7 @@ def here(recipe: Recipe, folder: Path, method: Method, *, title: str, quiet: boo
 
 
 def rank(beside: str) -> None:
-    """One rank of a launched run. Its error is left for the starting process; a restarted rank sees it and ends.
+    """One rank of a launched run or judgement. Its error is left for the starting process; restarted, it sees it and ends.
 
     Torch's agent restarts all ranks whatever the cause, and only a death may go another way the next time. Of a peer
     that died a rank hears as a RuntimeError, so those are not left.
@@ -118,19 +116,26 @@ def rank(beside: str) -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; the starting process has the word
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    from rrmsdk import methods
-
     try:
-        job = value.read(Job, place / JOB)
-        # The pickle is of this very run: the starting process wrote it into a folder that is its user's alone.
-        method = pickle.loads((place / METHOD).read_bytes()) if job.own_method else methods.parse(job.recipe.method)
-        here(job.recipe, Path(job.folder), method, title=job.title, quiet=job.quiet)
+        _work(place)
     except Exception as exc:
         if not isinstance(exc, RrmError) and _left(place) is None:  # else it may only miss the rank that left one
             traceback.print_exc()
         if isinstance(exc, RrmError) or not isinstance(exc, RuntimeError):
             _leave(exc, place / f"error-{os.environ['RANK']}.json")
         sys.exit(1)
+
+
+def _work(place: Path) -> None:
+    from rrmsdk import methods, verifying
+
+    if (place / verifying.JOB).is_file():
+        verifying.here(value.read(verifying.Job, place / verifying.JOB))
+        return
+    job = value.read(Job, place / JOB)
+    # The pickle is of this very run: the starting process wrote it into a folder that is its user's alone.
+    method = pickle.loads((place / METHOD).read_bytes()) if job.own_method else methods.parse(job.recipe.method)
+    here(job.recipe, Path(job.folder), method, title=job.title, quiet=job.quiet)
 
 
 def _leave(exc: Exception, path: Path) -> None:
@@ -161,9 +166,12 @@ def _left(place: Path) -> RrmError | None:
     return None
 
 
-def _enough(devices: int) -> None:
+def enough(devices: int) -> None:
+    """Raises MismatchError: fewer than 1, or more than this machine has GPUs."""
     import torch
 
+    if devices < 1:
+        raise MismatchError(f"devices is {devices}; give 1 or more")
     there = torch.cuda.device_count()
     if there and devices > there:
         raise MismatchError(
@@ -191,8 +199,8 @@ def _pickled(method: Method) -> bytes:
         raise MismatchError(f"method {name} cannot be sent to other processes: {exc}. Use devices=1") from exc
 
 
-def _start(devices: int, beside: Path, folder: Path) -> None:
-    """Run `rank` on so many processes, all anew when one dies.
+def start(devices: int, beside: Path, folder: Path) -> None:
+    """Run `rank` on so many processes, all anew when one dies. `folder` keeps what they have finished.
 
     They are commands and not functions: a function would make each process run the caller's script again to import it.
     """

@@ -104,8 +104,13 @@ def bank(
 def verify(
     model: Model,
     attack: Annotated[
-        str, typer.Option("--attack", "-a", help="autoattack, apgd (RRM's AutoPGD) or pgd.")
+        str,
+        typer.Option("--attack", "-a", help="autoattack, fast (a cheaper upper bound), apgd (RRM's AutoPGD) or pgd."),
     ] = "autoattack",
+    version: Annotated[str, typer.Option(help="Of AutoAttack: standard, plus, or rand for a randomised network.")] = (
+        "standard"
+    ),
+    engine: Annotated[str, typer.Option(help="native, or reference: the authors' own code.")] = "native",
     images: Annotated[
         int, typer.Option("--images", "-n", help="How many of the test split, from its start; 0: all.")
     ] = 1000,
@@ -113,7 +118,16 @@ def verify(
     batch: Annotated[int, typer.Option(help="Images in one forward pass.")] = 256,
     steps: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the attacks, and of the order of --at-least.")] = 0,
+    at_least: Annotated[
+        float | None,
+        typer.Option(help="Stop as soon as robust accuracy is surely above or below this share, e.g. 0.45."),
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of that verdict.")] = 0.99,
+    journal: Annotated[
+        Path | None, typer.Option(help="A folder to keep what is found in; default: a hidden one in the bundle.")
+    ] = None,
+    devices: Devices = 1,
     save_adversarial: Annotated[
         Path | None, typer.Option(help="Keep the adversarial images in this .safetensors file.")
     ] = None,
@@ -121,9 +135,10 @@ def verify(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Attack MODEL on the test split and write report.json into it."""
+    """Attack MODEL on the test split and write report.json into it. What was interrupted goes on where it was."""
     bundle = rrmsdk.verify(
-        model, attack=attack, data=data, images=images, batch=batch, steps=steps, restarts=restarts, seed=seed,
+        model, attack=attack, version=version, engine=engine, data=data, images=images, batch=batch, steps=steps,
+        restarts=restarts, seed=seed, at_least=at_least, confidence=confidence, journal=journal, devices=devices,
         save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)

@@ -133,12 +133,22 @@ class StudentSpec(Value):
 class VerifySpec(Value):
     """How the result is judged.
 
-    attack: `autoattack`, `apgd` (RRM's AutoPGD, 50 steps, 10 restarts) or `pgd` (steps, restarts below).
+    attack: `autoattack`; `fast`, a cheaper upper bound that is not AutoAttack; `apgd` (RRM's AutoPGD, 50 steps, 10
+        restarts) or `pgd` (steps, restarts below).
+    version: of AutoAttack: `standard`, `plus` (more restarts, untargeted attacks too) or `rand` (a randomised network).
+    engine: `native`, or `reference` for the authors' own code (`pyautoattack`), which knows `standard` and `apgd`.
     images: how many of the test split, from its start; 0: all.
+    at_least: stop as soon as robust accuracy of these images is above or below this, judging them in a random order;
+        None: judge all.
+    confidence: of that verdict.
     """
 
-    attack: Literal["autoattack", "apgd", "pgd"] = "autoattack"
+    attack: Literal["autoattack", "fast", "apgd", "pgd"] = "autoattack"
+    version: Literal["standard", "plus", "rand"] = "standard"
+    engine: Literal["native", "reference"] = "native"
     images: Annotated[int, Field(ge=0)] = 1000
+    at_least: Share | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.99
     batch: Annotated[int, Field(ge=1)] = 256
     steps: Annotated[int, Field(ge=1)] | None = None
     restarts: Annotated[int, Field(ge=1)] | None = None

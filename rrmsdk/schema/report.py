@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
+from rrmsdk.schema.verdict import Verdict
 
 UPPER_BOUND = (
     "Robust accuracy here is an upper bound found by attacking: a stronger attack can only lower it. It is not a proof."
 )
-CLEAN_WRONG, ROBUST = "x", "."
+CLEAN_WRONG, ROBUST, UNJUDGED = "x", ".", "?"
 BROKEN_BY = "abcdefghijklmnopqrstuvwyz"  # no x: that is CLEAN_WRONG
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,8 +61,10 @@ class Report(Value):
     """Accuracy under attack, as data.
 
     outcomes: one character an image, in the order of the split: `x` wrong without an attack, `.` robust,
-        `a`, `b`, ... broken by the first, second, ... attack.
-    interval: 95 % Wilson interval of `robust` over the drawn images; it does not cover a stronger attack.
+        `a`, `b`, ... broken by the first, second, ... attack, `?` not judged: a verdict came before.
+    images: that were judged; `clean` and `robust` are shares of them.
+    interval: 95 % Wilson interval of `robust` over the drawn images; where a verdict ended the judging, its own
+        interval, which allows for that. It does not cover a stronger attack.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -75,6 +78,7 @@ class Report(Value):
     interval: tuple[Share, Share]
     attacks: tuple[AttackResult, ...]
     outcomes: str
+    verdict: Verdict | None = None
     checks: tuple[Check, ...] = ()
     seed: int
     batch: int
@@ -88,9 +92,10 @@ class Report(Value):
 
     @model_validator(mode="after")
     def _agrees_with_its_outcomes(self) -> Report:
-        if len(self.outcomes) != self.images:
-            raise ValueError(f"{len(self.outcomes)} outcomes for {self.images} images")
-        strange = set(self.outcomes) - set(BROKEN_BY[: len(self.attacks)] + ROBUST + CLEAN_WRONG)
+        judged = len(self.outcomes) - self.outcomes.count(UNJUDGED)
+        if judged != self.images:
+            raise ValueError(f"{judged} outcomes for {self.images} images")
+        strange = set(self.outcomes) - set(BROKEN_BY[: len(self.attacks)] + ROBUST + CLEAN_WRONG + UNJUDGED)
         if strange:
             raise ValueError(f"outcomes hold {sorted(strange)}, which no attack of the report explains")
         robust, wrong = self.outcomes.count(ROBUST), self.outcomes.count(CLEAN_WRONG)
@@ -100,10 +105,11 @@ class Report(Value):
         return self
 
     def summary(self) -> str:
-        """Two lines for a terminal; the first says what kind of number it is."""
+        """A few lines for a terminal; the first says what kind of number it is."""
         low, high = self.interval
+        verdict = f"{self.verdict.says}\n" if self.verdict else ""
         return (
-            f"{self.note}\n"
+            f"{self.note}\n{verdict}"
             f"clean {self.clean:.4f}  robust {self.robust:.4f} [{low:.4f}, {high:.4f}]  "
             f"{self.attack}  {self.threat}  {self.images} {self.split} images  {self.seconds:.0f} s"
         )

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from rrmsdk.attacks.configured import device_of, frozen, own_randomness
 from rrmsdk.attacks.geometry import Images, length, project
+from rrmsdk.attacks.losses import margin
 from rrmsdk.errors import DataError
 from rrmsdk.schema.threat import ThreatModel
+
+_ROUNDING = 1e-6  # relative to the largest logit
 
 
 @contextmanager
@@ -65,6 +68,23 @@ def _fp32() -> Iterator[None]:
         for operation, precision in zip(operations, before, strict=True):
             operation.fp32_precision = precision
         backends.cudnn.benchmark, backends.cudnn.deterministic = chosen
+
+
+def logits_of(model: nn.Module, images: Images, batch: int) -> Float32[Tensor, "N K"]:
+    """Of each image, on the CPU; batches are cut as in `right`."""
+    with torch.no_grad():
+        return torch.cat([model(some.to(device_of(model))).float().cpu() for some in images.split(batch)])
+
+
+def misled(model: nn.Module, images: Images, labels: Int64[Tensor, " N"], passes: int = 1) -> Bool[Tensor, " N"]:
+    """Whether another class than the label leads, by more than the rounding that another batch may bring.
+
+    passes: forward passes whose mean decides, for a model that is randomised.
+    """
+    with torch.no_grad():
+        z = sum(model(images) for _ in range(passes)) / passes
+    assert isinstance(z, Tensor)
+    return margin(z, labels) > _ROUNDING * z.abs().amax(1)
 
 
 def right(

@@ -25,7 +25,7 @@ _FACTS = ("threat", "weights_sha256", "data", "fingerprint", "split", "attack", 
 class Adversarial:
     """The images of a report: adversarial where an attack found something, natural where none did.
 
-    outcomes: as in the report.
+    outcomes: as in the report, of the images that were judged.
     facts: threat, weights_sha256, data, fingerprint, split, attack, seed, batch; all text.
     """
 

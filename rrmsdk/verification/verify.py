@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import Attack, device_of
-from rrmsdk.attacks.reference import apgd_attack, autoattack_standard
-from rrmsdk.attacks.restarts import pgd_attack
+from rrmsdk import draws
+from rrmsdk.attacks.configured import device_of
 from rrmsdk.data import Split, to_unit
-from rrmsdk.errors import DataError, FieldError, SaveError
+from rrmsdk.errors import DataError, SaveError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.recipe import VerifySpec
-from rrmsdk.schema.report import CLEAN_WRONG, ROBUST, Check, Report, wilson
+from rrmsdk.schema.report import CLEAN_WRONG, ROBUST, UNJUDGED, Check, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.verification import checks, provenance, saved
-from rrmsdk.verification.attacking import Found, Progress, run
+from rrmsdk.schema.verdict import Verdict
+from rrmsdk.verification import anytime, checks, provenance, saved
+from rrmsdk.verification.attacking import Found, Progress, Standing, attack_all, found, stand
+from rrmsdk.verification.journal import Journal
 from rrmsdk.verification.judge import excess, judging, right, slack
+from rrmsdk.verification.sequences import Chosen, chosen
+
+_LOOK = 32  # images between two looks at the verdict on a CPU; on a GPU a batch
+
+
+class Share(NamedTuple):
+    """This process's part of the images, where several judge them together over one journal.
+
+    wait: comes back once all of them have called it.
+    """
+
+    number: int = 0
+    of: int = 1
+    wait: Callable[[], None] = lambda: None
 
 
 def verify(
@@ -33,6 +51,8 @@ def verify(
     weights_sha256: str,
     split_name: str = "test",
     save_adversarial: Path | None = None,
+    journal: Path | None = None,
+    share: Share = Share(),  # noqa: B008  (a frozen value)
     progress: Progress | None = None,
 ) -> Report:
     """Attack `model` on the first images of the split (all, where it has fewer), and say what was found.
@@ -43,84 +63,120 @@ def verify(
     Args:
         model: takes pixels in [0, 1]; runs where its weights are.
         save_adversarial: a .safetensors file; `reevaluate` gives exactly `report.robust` from it.
-        progress: called after each batch with (attack, images done, images it was given).
+        journal: a folder where what is found is kept as it is found; a judgement that was interrupted goes on from it.
+        share: each process gives the same report.
+        progress: called as it goes with (attack and robust accuracy so far, steps done, steps in all).
 
     Raises:
         DataError: images, labels or logits that cannot be used.
         MismatchError: the model does not fit the images.
-        FieldError: steps or restarts for AutoAttack, which has its own.
-        SaveError: the adversarial images cannot be written.
+        FieldError: settings that belong to another attack.
+        IntegrityError: the journal is about something else.
+        SaveError: the adversarial images or the journal cannot be written.
     """
     started, in_train_mode = time.perf_counter(), sum(module.training for module in model.modules())
-    split = _chosen(split, spec)
+    split = _first(split, spec)
     if save_adversarial is not None:
         saved.room_for(save_adversarial, 4 * split.pixels.numel())
     with judging(model, spec.seed):
         classes = checks.classes_of(model, to_unit(split.pixels[:2]).to(device_of(model)), info)
         checks.usable(split.pixels, split.labels, classes)
-        name, engine, attacks = _sequence(model, threat, spec, classes)
+        how = chosen(model, threat, spec, classes, device_of(model))
+        key = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name} | key_of(threat, spec, how)
+        kept = Journal.nowhere() if journal is None else Journal.opened(journal, key)
         first = split.take(spec.batch).to(device_of(model))
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode)
-        found = run(model, split, threat, attacks, spec.batch, progress)
-        looked += _checked_again(model, split, threat, spec.batch, found)
+        standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes)
+        verdict = _judge(standing, how, spec, share, progress)
+        what = found(standing, how.attacks)
+        looked += _checked_again(model, split, threat, spec.batch, what)
     report = Report(
-        attack=name, engine=engine, threat=threat, split=split_name, data=info, weights_sha256=weights_sha256,
-        seed=spec.seed, batch=spec.batch, attacks=found.results, checks=looked, **_counted(found.outcomes),
+        attack=how.name, engine=how.engine, threat=threat, split=split_name, data=info, weights_sha256=weights_sha256,
+        seed=spec.seed, batch=spec.batch, attacks=what.results, checks=looked, **_counted(what.outcomes, verdict),
         versions=provenance.versions(), hardware=provenance.hardware(device_of(model)),
         seconds=time.perf_counter() - started, date=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-    if save_adversarial is not None:
-        _save(report, found, split, save_adversarial)
+    if save_adversarial is not None and share.number == 0:
+        _save(report, what, split, save_adversarial)
     return report
 
 
-def _chosen(split: Split, spec: VerifySpec) -> Split:
+def key_of(threat: ThreatModel, spec: VerifySpec, how: Chosen) -> dict[str, str]:
+    """What decides the outcome of an image, beside the model and the image; not the batch, nor where judging stops."""
+    strength = "; ".join(f"{attack.name} {attack.settings}" for attack in how.attacks)
+    return {"threat": str(threat), "attack": f"{how.name}: {strength}", "engine": how.engine, "seed": str(spec.seed)}
+
+
+def _first(split: Split, spec: VerifySpec) -> Split:
     """The images to judge, on the CPU."""
     if len(split) == 0:
         raise DataError("there are no images to attack: the split is empty")
     return split.take(spec.images or len(split)).to("cpu")
 
 
-def _sequence(
-    model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int
-) -> tuple[str, str, tuple[Attack, ...]]:
-    """The name of the attack, the engine behind it, and what it consists of."""
-    package, own = (f"{name} {provenance.version(name)}" for name in ("pyautoattack", "rrmsdk"))
-    if spec.attack == "autoattack":
-        if spec.steps is not None or spec.restarts is not None:
-            raise FieldError(
-                f"steps = {spec.steps} and restarts = {spec.restarts} go with attack = 'apgd' or 'pgd'; "
-                "AutoAttack has its own. Leave them out"
-            )
-        attacks = autoattack_standard(model, threat, spec.seed, classes=classes, device=device_of(model))
-        return "autoattack" if classes >= 4 else f"autoattack ({classes} classes)", package, attacks
-    if spec.attack == "apgd":
-        steps, restarts = spec.steps or 50, spec.restarts or 10
-        attack = apgd_attack(model, threat, steps=steps, restarts=restarts, seed=spec.seed)
-        return f"apgd-{steps}x{restarts}", package, (attack,)
-    steps, restarts = spec.steps or 20, spec.restarts or 1
-    attack = pgd_attack(model, threat, steps=steps, restarts=restarts, seed=spec.seed)
-    return f"pgd-{steps}" if restarts == 1 else f"pgd-{steps}x{restarts}", own, (attack,)
+def _judge(
+    standing: Standing, how: Chosen, spec: VerifySpec, share: Share, progress: Progress | None
+) -> Verdict | None:
+    """Judge all images; with a floor, block after block of a random order until it is clear on which side they are."""
+    of, done, verdict = len(standing.outcomes), 0, None
+    for block in _blocks(of, spec, device_of(standing.model)):
+        attack_all(standing, how.attacks, block[share.number :: share.of], progress)
+        if share.of > 1:
+            _from_others(standing, how, block, share)
+        done += len(block)
+        if spec.at_least is not None:
+            hits = standing.outcomes.count(ROBUST)
+            verdict = anytime.summary(done, hits, of, spec.at_least, spec.confidence)
+            if verdict.decided != "none":
+                break
+    return verdict
 
 
-def _checked_again(model: nn.Module, split: Split, threat: ThreatModel, batch: int, found: Found) -> tuple[Check, ...]:
+def _blocks(of: int, spec: VerifySpec, device: torch.device) -> Iterator[Int64[Tensor, " n"]]:
+    if spec.at_least is None:
+        yield torch.arange(of)
+    else:
+        order = draws.permutation(spec.seed, 0, of, draws.JUDGED)
+        yield from order.split(min(spec.batch, _LOOK) if device.type == "cpu" else spec.batch)
+
+
+def _from_others(standing: Standing, how: Chosen, block: Int64[Tensor, " n"], share: Share) -> None:
+    """What the other processes found about their part of a block; what one of them left out is done here."""
+    share.wait()
+    standing.journal.read()
+    others = torch.ones(len(block), dtype=torch.bool)
+    others[share.number :: share.of] = False
+    attack_all(standing, how.attacks, block[others])
+
+
+def _checked_again(model: nn.Module, split: Split, threat: ThreatModel, batch: int, what: Found) -> tuple[Check, ...]:
     """Count everything once more, from the images that go into the file."""
-    again = right(model, found.pixels, split.labels, batch).tolist()
-    drift = sum((outcome == ROBUST) != hit for outcome, hit in zip(found.outcomes, again, strict=True))
-    farthest = excess(found.pixels, to_unit(split.pixels), threat).max().item()
-    return checks.after(found.results, len(split), farthest, slack(threat), drift)
+    again = right(model, what.pixels, split.labels, batch).tolist()
+    drift = sum(
+        (outcome == ROBUST) != hit for outcome, hit in zip(what.outcomes, again, strict=True) if outcome != UNJUDGED
+    )
+    farthest = excess(what.pixels, to_unit(split.pixels), threat).max().item()
+    judged = len(what.outcomes) - what.outcomes.count(UNJUDGED)
+    return checks.after(what.results, judged, farthest, slack(threat), drift)
 
 
-def _counted(outcomes: str) -> dict[str, Any]:
-    wrong, robust, of = outcomes.count(CLEAN_WRONG), outcomes.count(ROBUST), len(outcomes)
+def _counted(outcomes: str, verdict: Verdict | None) -> dict[str, Any]:
+    wrong, robust = outcomes.count(CLEAN_WRONG), outcomes.count(ROBUST)
+    of = len(outcomes) - outcomes.count(UNJUDGED)
+    # Wilson's interval is for a number of images that was fixed before.
+    interval = wilson(robust, of) if verdict is None else verdict.interval
     return {
-        "outcomes": outcomes, "images": of, "clean": (of - wrong) / of, "robust": robust / of,
-        "interval": wilson(robust, of),
+        "outcomes": outcomes, "images": of, "clean": (of - wrong) / of, "robust": robust / of, "interval": interval,
+        "verdict": verdict,
     }  # fmt: skip
 
 
-def _save(report: Report, found: Found, split: Split, path: Path) -> None:
-    kept = saved.Adversarial(found.pixels, split.labels, split.ids, found.outcomes, saved.facts_of(report))
+def _save(report: Report, what: Found, split: Split, path: Path) -> None:
+    judged = torch.tensor([at for at, outcome in enumerate(what.outcomes) if outcome != UNJUDGED])
+    kept = saved.Adversarial(
+        what.pixels[judged], split.labels[judged], split.ids[judged], what.outcomes.replace(UNJUDGED, ""),
+        saved.facts_of(report),
+    )  # fmt: skip
     try:
         saved.write(kept, path)
     except SaveError as exc:

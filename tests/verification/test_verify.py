@@ -118,14 +118,12 @@ COMPARED = [
 
 
 @pytest.mark.parametrize("threat", COMPARED)
-def test_autoattack_finds_what_the_official_driver_finds(model, judged, threat, tmp_path):
+def test_the_reference_engine_finds_what_the_official_driver_finds(model, threat, tmp_path):
     from pyautoattack import AutoAttack
 
     ball = ThreatModel.parse(threat)
-    path = judged["autoattack"][1]
-    if ball != LINF:
-        path = tmp_path / "found.safetensors"
-        judge(model, VerifySpec(images=IMAGES, batch=IMAGES), ball, save_adversarial=path)
+    path = tmp_path / "found.safetensors"
+    judge(model, VerifySpec(images=IMAGES, batch=IMAGES, engine="reference"), ball, save_adversarial=path)
     x, y = to_unit(digits().test.pixels[:IMAGES]), digits().test.labels[:IMAGES]
     norm: Any = {"linf": "Linf", "l2": "L2", "l1": "L1"}[ball.norm]
     trace = sys.gettrace()
@@ -208,14 +206,16 @@ def test_an_image_that_broke_stays_broken_whatever_comes_later(model):
     assert found.outcomes.count("a") == found.results[0].broken > 0
 
 
-def test_progress_is_told_after_each_batch_up_to_the_last_image(model):
+def test_progress_grows_to_its_end_and_tells_robust_accuracy_so_far(model):
     told = []
     spec = VerifySpec(attack="pgd", images=20, batch=8, steps=1, restarts=2)
-    judge(model, spec, progress=lambda *step: told.append(step))
-    first = [step for step in told if step[0] == "pgd 1/2"]
-    assert [step[1] for step in first] == [8, 16, first[-1][2]]
-    assert told[-1][0] == "pgd 2/2"
+    report = judge(model, spec, progress=lambda *step: told.append(step))
+    done = [step[1] for step in told]
+    assert len(done) > 2
+    assert done == sorted(done)
     assert told[-1][1] == told[-1][2]
+    low, high = report.interval
+    assert told[-1][0] == f"pgd: robust at most {report.robust:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def test_the_callers_randomness_is_untouched(model):
@@ -269,9 +269,12 @@ def test_a_caller_under_autocast_or_inference_mode_gets_the_same_number(model):
     assert cast.checks == inferring.checks == plain.checks  # the largest logit among them, to the last bit
 
 
-def test_a_report_says_with_what_and_on_what_it_was_made(judged):
+def test_a_report_says_with_what_and_on_what_it_was_made(model, judged):
     report, _ = judged["autoattack"]
-    assert report.engine.startswith("pyautoattack 0")
+    assert report.engine.startswith("rrmsdk 0")
+    assert judge(model, VerifySpec(attack="apgd", engine="reference", images=2, steps=1)).engine.startswith(
+        "pyautoattack"
+    )
     assert set(report.versions) == {"python", "torch", "numpy", "pyautoattack", "rrmsdk"}
     assert report.hardware
     assert platform.node() not in report.hardware

@@ -1,0 +1,184 @@
+"""Our AutoAttack beside the authors' code: the same answer on each image, and how long each takes.
+
+Both attack the same images with the same threads in one process, in turn. The peer is `pyautoattack`'s own driver on the
+network as it is loaded. CPU time is given beside wall-clock time: it does not count what else the machine was doing.
+A row that was measured is kept in `--work`, so an interrupted run goes on.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.autoattack --work runs/autoattack --theme digits \
+        --model hub:digits-cnn-linf --threat linf:1/10 --threat l2:1/2 --images 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import rrmsdk
+from rrmsdk import data as rooms
+from rrmsdk import files
+from rrmsdk.attacks.autoattack import autoattack, fast
+from rrmsdk.data import Split, to_unit
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.verification.attacking import Found, run
+from rrmsdk.verification.judge import judging, misled
+from rrmsdk.verification.provenance import hardware, result_file, versions
+
+NAMES = ("apgd-ce", "apgd-t", "fab-t", "square")
+OFFICIAL = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    rows = []
+    for ref in args.model:
+        for threat in args.threat:
+            rows.append(_kept(args, ref, ThreatModel.parse(threat)))
+            out = result_file(args.out, f"autoattack-{args.theme}", torch.device("cpu"))
+            files.write_text(out, _table(rows, args))
+            print(_line(rows[-1]), flush=True)
+    print(f"written to {out}")
+
+
+def _kept(args: argparse.Namespace, ref: str, threat: ThreatModel) -> dict[str, Any]:
+    name = f"{ref}-{threat}-{args.images}".replace("/", "_").replace(":", "_")
+    path = args.work / f"{name}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    row = _measured(ref, threat, args)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, json.dumps(row))
+    return row
+
+
+def _measured(ref: str, threat: ThreatModel, args: argparse.Namespace) -> dict[str, Any]:
+    bundle = rrmsdk.pull(ref) if ref.startswith("hub:") else None
+    network = rrmsdk.load(ref)
+    name = bundle.card.data.name if bundle else json.loads((Path(ref) / "card.json").read_text())["data"]["name"]
+    split = _images(name, args.images)
+    ours = _timed(lambda: _ours(network, split, threat, autoattack(threat, classes=10, seed=0), args.batch))
+    cheap = _timed(lambda: _ours(network, split, threat, fast(threat, classes=10, seed=0), args.batch))
+    theirs = _timed(lambda: _theirs(network, split, threat, args.batch))
+    (found, wall, cpu), (_found, fast_wall, fast_cpu), (outcomes, their_wall, their_cpu) = ours, cheap, theirs
+    return {
+        "model": ref, "threat": str(threat), "images": len(split), "outcomes": found.outcomes, "theirs": outcomes,
+        "seconds": [wall, cpu], "their_seconds": [their_wall, their_cpu], "fast": _found.outcomes,
+        "fast_seconds": [fast_wall, fast_cpu], "by_attack": [round(result.seconds, 1) for result in found.results],
+    }  # fmt: skip
+
+
+def _images(name: str, count: int) -> Split:
+    """The first images of the test split; then, where it has fewer, of the train split (nothing is chosen here)."""
+    images = rooms.load(DataSpec(name=name))
+    test, train = images.test.to("cpu"), images.train.to("cpu")
+    if count <= len(test):
+        return test.take(count)
+    more = train.take(count - len(test))
+    parts = zip((test.pixels, test.labels, test.ids), (more.pixels, more.labels, more.ids + 1_000_000), strict=True)
+    return Split(*(torch.cat(pair) for pair in parts))
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    return call(), time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _ours(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, batch: int) -> Found:
+    with judging(network, 0):
+        return run(network, split, threat, attacks, batch)
+
+
+def _theirs(network: nn.Module, split: Split, threat: ThreatModel, batch: int) -> str:
+    """Letters as ours, from the official driver run attack by attack on what is left, as it does itself."""
+    from pyautoattack import AutoAttack
+
+    norm: Any = OFFICIAL[threat.norm]
+    x, y, trace = to_unit(split.pixels), split.labels, sys.gettrace()
+    with torch.no_grad():
+        clean = torch.cat([network(some).argmax(1) for some in x.split(batch)]) == y
+    outcomes, left = ["." if hit else "x" for hit in clean.tolist()], clean.nonzero().flatten()
+    for letter, name in zip("abcd", NAMES, strict=True):
+        if not len(left):
+            break
+        driver = AutoAttack(network, norm=norm, eps=float(threat.eps), seed=0, version="standard")
+        driver.attacks_to_run = [name if name != "fab-t" else "fab-t"]
+        found, _ = driver.run_standard_evaluation(x[left], y[left], batch_size=batch)
+        fell = torch.cat(
+            [
+                misled(network, some, labels)
+                for some, labels in zip(found.split(batch), y[left].split(batch), strict=True)
+            ]
+        )
+        for position in left[fell].tolist():
+            outcomes[position] = letter
+        left = left[~fell]
+    sys.settrace(trace)  # its driver takes it away
+    for parameter in network.parameters():
+        parameter.grad = None  # its FAB leaves gradients
+    return "".join(outcomes)
+
+
+def _line(row: dict[str, Any]) -> str:
+    of = row["images"]
+    ours, theirs = (row[key].count(".") / of for key in ("outcomes", "theirs"))
+    same = sum((a == ".") == (b == ".") for a, b in zip(row["outcomes"], row["theirs"], strict=True)) / of
+    cheap = row["fast"].count(".") / of
+    faster = [their / our for their, our in zip(row["their_seconds"], row["seconds"], strict=True)]
+    share = [quick / our for quick, our in zip(row["fast_seconds"], row["seconds"], strict=True)]
+    clean = 1 - row["outcomes"].count("x") / of
+    return (
+        f"| {row['model'].removeprefix('runs/')} | {row['threat']} | {of} | {clean:.4f} | {ours:.4f} | {theirs:.4f} | "
+        f"{100 * (ours - theirs):+.2f} | {100 * same:.2f} | {_letters(row['outcomes'])} | {_letters(row['theirs'])} | "
+        f"{row['seconds'][1]:.0f} | {row['their_seconds'][1]:.0f} | {faster[1]:.2f} | {faster[0]:.2f} | "
+        f"{cheap:.4f} | {100 * (cheap - ours):+.2f} | {share[1]:.3f} |"
+    )
+
+
+def _letters(outcomes: str) -> str:
+    return " / ".join(str(outcomes.count(letter)) for letter in "abcd")
+
+
+def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
+    head = (
+        "model", "threat", "images", "clean", "robust, ours", "theirs", "difference, points", "same images, %",
+        "broken by ce / t / fab / square, ours", "theirs", "CPU s, ours", "theirs", "times faster, CPU", "wall",
+        "fast", "above AutoAttack, points", "of its CPU time",
+    )  # fmt: skip
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    command = " ".join(["python -m benchmarks.autoattack", *sys.argv[1:]])
+    return "\n".join([
+        f"# AutoAttack standard, ours beside the authors' code: {args.theme}", "",
+        "The same images, seed and threads, one run each in one process, in turn. `fast` is APGD-CE, then targeted APGD",
+        "on 3 targets; it is not AutoAttack. Robust accuracy is an upper bound found by attacking.",
+        *([args.note] if args.note else []), "",
+        "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(_line(row) for row in rows), "",
+        f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.",
+        "", f"Command: `{command}`", "",
+    ])  # fmt: skip
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", required=True, help="hub:NAME or a bundle's folder; repeat")
+    parser.add_argument("--threat", action="append", required=True, help="NORM:EPS; repeat")
+    parser.add_argument("--theme", required=True, help="part of the result file's name")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="a sentence for the result file")
+    parser.add_argument("--work", type=Path, default=Path("runs/autoattack"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

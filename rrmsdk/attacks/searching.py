@@ -1,0 +1,206 @@
+"""Attacks as steps of rows, so that a row that is done can leave the batch at once and a waiting one take its place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.fx.experimental import optimization
+
+from rrmsdk.attacks.configured import Attack
+from rrmsdk.attacks.geometry import Images
+from rrmsdk.errors import DataError
+
+LANE = (
+    16  # rows; a batch that is a multiple of it gives each row the same bits, whatever the others and the threads are
+)
+_SAME = 1e-3  # largest difference of logits, relative to the largest one, that folding may make
+
+PerRow = Float[Tensor, " B"]
+Objective = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is attacked: one row for each (image, turn). A turn is a restart, or a target.
+
+    logits: of the natural images.
+    ids: of the samples; random numbers depend on (seed, id, turn, number of the step) alone.
+    """
+
+    x: Images
+    y: Int64[Tensor, " B"]
+    ids: Int64[Tensor, " B"]
+    turn: Int64[Tensor, " B"]
+    logits: Float[Tensor, "B K"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows in the middle of an attack, each at a step of its own.
+
+    adversarial: the last image that the network got wrong inside the ball; `found` says where there is one.
+    k: steps done.
+    own: what the attack itself keeps, tensors of as many rows.
+    """
+
+    rows: Rows
+    adversarial: Images
+    found: Bool[Tensor, " B"]
+    k: Int64[Tensor, " B"]
+    own: Any
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """An attack that goes on step by step.
+
+    turns: rows an image; those after the first are only for images that the earlier ones have not broken.
+    length: steps of a row.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    turns: int
+    length: int
+    start: Callable[[Rows], Any]
+    step: Callable[[Searched, State], State]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The network as an attack sees it: the same function in fewer operations. It is never the judge.
+
+    passes: forward passes whose mean is taken, for a network that is randomised (Athalye et al. 2018, EOT).
+    """
+
+    network: nn.Module
+    passes: int = 1
+
+    def logits(self, x: Images) -> Float[Tensor, "B K"]:
+        with torch.no_grad():
+            z = sum(self.network(_padded(x)) for _ in range(self.passes)) / self.passes
+        assert isinstance(z, Tensor)
+        return _finite(z[: len(x)])
+
+    def gradient(self, x: Images, objective: Objective) -> tuple[Float[Tensor, "B K"], PerRow, Images]:
+        """Logits, the objective of each row, and its gradient to the row's pixels."""
+        logits, values, grad = (torch.zeros((), device=x.device),) * 3
+        for _ in range(self.passes):
+            with torch.enable_grad():
+                at = _padded(x).detach().requires_grad_()
+                z = self.network(at)
+                value = objective(z[: len(x)])
+                (one,) = torch.autograd.grad(value.sum(), at)
+            logits, values, grad = logits + z[: len(x)].detach(), values + value.detach(), grad + one[: len(x)]
+        return _finite(logits / self.passes), values / self.passes, grad / self.passes
+
+
+def searched(model: nn.Module, x: Images, *, passes: int = 1) -> Searched:
+    """`model` for attacks: batch normalisation folded into convolutions and memory laid out for them, where that works.
+
+    Folding needs torch.fx to trace the model; what cannot be traced, or differs afterwards, is searched as it is.
+
+    Args:
+        x: a few images to compare the two on.
+    """
+    folded = _folded(model)
+    if folded is None or passes > 1 or not _agree(model, folded, x):
+        return Searched(model, passes)
+    return Searched(folded.to(memory_format=torch.channels_last), passes)  # type: ignore[call-overload]
+
+
+def _folded(model: nn.Module) -> nn.Module | None:
+    try:
+        with torch.no_grad():
+            return optimization.fuse(copy.deepcopy(model)).eval().requires_grad_(False)
+    except Exception:  # any code may be in a model's forward; what fx cannot trace raises whatever that code does
+        return None
+
+
+def _agree(model: nn.Module, folded: nn.Module, x: Images) -> bool:
+    with torch.no_grad():
+        wanted = model(x)
+        try:
+            given = folded(x)
+        except Exception:  # a traced graph may have fixed a size that this batch does not have
+            return False
+    return given.shape == wanted.shape and bool(
+        ((given - wanted).abs().max() <= _SAME * wanted.abs().max().clamp_min(1e-12)).item()
+    )
+
+
+def _finite(logits: Tensor) -> Tensor:
+    bad = ~logits.isfinite()
+    if bad.any():
+        value = logits[bad][0].item()
+        raise DataError(f"the model gives a logit of {value} for pixels inside [0, 1]: an error, not robustness")
+    return logits
+
+
+def _padded(x: Images) -> Float[Tensor, "_ C H W"]:
+    missing = -len(x) % LANE
+    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """What an attack keeps that goes by rounds."""
+
+
+def in_rounds(attack: Attack) -> Stepped:
+    """An attack whose rounds are whole already, as one of one step a turn."""
+
+    def step(network: Searched, state: State) -> State:
+        adversarial = state.adversarial.clone()
+        for turn in state.rows.turn.unique().tolist():
+            here = state.rows.turn == turn
+            rows = select(state.rows, here)
+            adversarial[here] = attack.rounds[turn](rows.x, rows.y, rows.ids)
+        return replace(state, adversarial=adversarial, found=torch.ones_like(state.found), k=state.k + 1)
+
+    start = lambda rows: Nothing()  # noqa: E731
+    return Stepped(attack.name, attack.settings, turns=len(attack.rounds), length=1, start=start, step=step)
+
+
+T = TypeVar("T")
+
+
+def select(rows: T, which: Tensor) -> T:
+    """The rows of `which` (positions or a mask) of everything in a dataclass of tensors and such dataclasses."""
+    chosen = {}
+    for field in fields(rows):  # type: ignore[arg-type]
+        value = getattr(rows, field.name)
+        chosen[field.name] = value[which] if isinstance(value, Tensor) else select(value, which)
+    return replace(rows, **chosen)  # type: ignore[type-var]
+
+
+def joined(first: T, second: T) -> T:
+    """The rows of the first, then those of the second."""
+    both = {}
+    for field in fields(first):  # type: ignore[arg-type]
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        both[field.name] = torch.cat([a, b]) if isinstance(a, Tensor) else joined(a, b)
+    return replace(first, **both)  # type: ignore[type-var]
+
+
+def begun(attack: Stepped, rows: Rows) -> State:
+    """Rows before their first step."""
+    device, count = rows.x.device, len(rows.x)
+    none = torch.zeros(count, dtype=torch.bool, device=device)
+    return State(rows, rows.x, none, torch.zeros(count, dtype=torch.int64, device=device), attack.start(rows))
+
+
+def tagged(rows: Rows, k: Int64[Tensor, " B"] | int = 0) -> Int64[Tensor, " B"]:
+    """One number for each (sample, turn, step), to draw from: samples below 2^32, steps 2^20, turns 2^11."""
+    return rows.ids + (k << 32) + (rows.turn << 52)
+
+
+def per_image(values: Tensor, like: Images) -> Tensor:
+    """[B] as [B, 1, 1, 1]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,74 @@
+"""From the fields of a VerifySpec to the attacks that they name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from rrmsdk.attacks import autoattack as own
+from rrmsdk.attacks import reference
+from rrmsdk.attacks.restarts import pgd_attack
+from rrmsdk.errors import FieldError
+from rrmsdk.schema.recipe import VerifySpec
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.verification import provenance
+
+
+class Chosen(NamedTuple):
+    """The name of the attack in the report, the engine behind it, and what it consists of.
+
+    passes: forward passes whose mean judges, for a randomised network.
+    """
+
+    name: str
+    engine: str
+    attacks: own.Sequence
+    passes: int = 1
+
+
+def chosen(
+    model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str = "cpu"
+) -> Chosen:
+    """What a spec asks for.
+
+    Raises:
+        FieldError: settings that belong to another attack or engine.
+    """
+    _fits(spec)
+    package, ours = (f"{name} {provenance.version(name)}" for name in ("pyautoattack", "rrmsdk"))
+    few = "" if classes >= 4 else f" ({classes} classes)"
+    steps, restarts, seed = spec.steps or 50, spec.restarts or 10, spec.seed
+    if spec.attack == "autoattack":
+        if spec.engine == "reference":
+            attacks = reference.autoattack_standard(model, threat, seed, classes=classes, device=device)
+            return Chosen("autoattack" + few, package, attacks)
+        name = "autoattack" if spec.version == "standard" else f"autoattack-{spec.version}"
+        attacks = own.autoattack(threat, classes=classes, version=spec.version, seed=seed)
+        return Chosen(name + few, ours, attacks, own.PASSES if spec.version == "rand" else 1)
+    if spec.attack == "fast":
+        return Chosen("fast" + few, ours, own.fast(threat, classes=classes, seed=seed))
+    if spec.attack == "apgd":
+        if spec.engine == "reference":
+            attack = reference.apgd_attack(model, threat, steps=steps, restarts=restarts, seed=seed)
+            return Chosen(f"apgd-{steps}x{restarts}", package, (attack,))
+        attack = own.climb(threat, steps=steps, restarts=restarts, seed=seed)
+        return Chosen(f"apgd-{steps}x{restarts}", ours, (attack,))
+    steps, restarts = spec.steps or 20, spec.restarts or 1
+    attack = pgd_attack(model, threat, steps=steps, restarts=restarts, seed=seed)
+    return Chosen(f"pgd-{steps}" if restarts == 1 else f"pgd-{steps}x{restarts}", ours, (attack,))
+
+
+def _fits(spec: VerifySpec) -> None:
+    if spec.attack in ("autoattack", "fast") and (spec.steps is not None or spec.restarts is not None):
+        name = "AutoAttack" if spec.attack == "autoattack" else "fast"
+        raise FieldError(
+            f"steps = {spec.steps} and restarts = {spec.restarts} go with attack = 'apgd' or 'pgd'; "
+            f"{name} has its own. Leave them out"
+        )
+    if spec.version != "standard" and spec.attack != "autoattack":
+        raise FieldError(f"version = '{spec.version}' goes with attack = 'autoattack', not '{spec.attack}'")
+    if spec.engine == "reference" and (spec.attack not in ("autoattack", "apgd") or spec.version != "standard"):
+        what = f"'{spec.attack}'" if spec.version == "standard" else f"version '{spec.version}'"
+        raise FieldError(f"engine = 'reference' runs autoattack (standard) and apgd, not {what}. Use engine = 'native'")

@@ -1,0 +1,145 @@
+"""The verb that attacks a bundle and writes what was found into it, on one device or several."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rrmsdk import launching
+from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.recipe import VerifySpec
+from rrmsdk.schema.value import Value
+
+JOB = "verify.json"
+
+
+class Job(Value):
+    """A judgement of a bundle of ours, as each rank is told."""
+
+    folder: str
+    data: DataSpec
+    spec: VerifySpec
+    save_adversarial: str | None
+    journal: str
+    quiet: bool
+
+
+def verify(
+    model: str | Path | Bundle,
+    *,
+    attack: str = "autoattack",
+    data: str | DataSpec | Mapping[str, Any] | None = None,
+    save_adversarial: str | Path | None = None,
+    out: str | Path | None = None,
+    journal: str | Path | None = None,
+    devices: int = 1,
+    quiet: bool = False,
+    **settings: Any,
+) -> Bundle:
+    """Attack a bundle on the test split and write `report.json` into it.
+
+    Args:
+        model: a bundle, its folder, or a reference. What `hub:` names is never changed: a copy is, in `out`
+            (default `runs/NAME`).
+        attack: `autoattack`, `fast`, `apgd` or `pgd`; further fields of VerifySpec by name: `at_least=0.45` stops as
+            soon as robust accuracy is surely above or below it.
+        data: None: the data set of the bundle.
+        save_adversarial: a .safetensors file for the images that were found.
+        journal: a folder where everything is kept as soon as it is found; the same call goes on from it after a crash.
+            None: a hidden one in the bundle, gone once the report is written.
+        devices: GPUs of this machine (or processes that share its CPU), each with a part of the images. Under torchrun
+            or another launcher its ranks share them, and this number does not count. The outcome of an image does not
+            depend on it.
+
+    Raises:
+        DataError, MismatchError, FieldError, IntegrityError, SaveError, RankError
+    """
+    from rrmsdk.api import _data_of, _needs_torch, _own
+
+    _needs_torch("verify")
+    spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
+    bundle = _own(model, out)
+    return run(job(bundle, _data_of(bundle, data), spec, save_adversarial, journal, quiet), devices)
+
+
+def job(
+    bundle: Bundle, data: DataSpec, spec: VerifySpec, save_adversarial: str | Path | None = None,
+    journal: str | Path | None = None, quiet: bool = False,
+) -> Job:  # fmt: skip
+    """All that `verify` was told, resolved."""
+    return Job(
+        folder=str(bundle.path), data=data, spec=spec, quiet=quiet,
+        save_adversarial=None if save_adversarial is None else str(save_adversarial),
+        journal=str(journal or _hidden(bundle, data, spec)),
+    )  # fmt: skip
+
+
+def run(job: Job, devices: int = 1, *, alone: bool = False) -> Bundle:
+    """Do it here, with the ranks of a launcher (unless `alone`: they are doing something else), or on ranks of our own.
+
+    Raises as `verify`.
+    """
+    if devices == 1 or "RANK" in os.environ:
+        return here(job, alone=alone)
+    launching.enough(devices)
+    with tempfile.TemporaryDirectory(prefix="rrmsdk-ranks-") as beside:
+        value.write(job, Path(beside) / JOB)
+        launching.start(devices, Path(beside), Path(job.journal))
+    return bundles.read(Path(job.folder))
+
+
+def here(job: Job, *, alone: bool = False) -> Bundle:
+    """This process's share of a judgement; the first one writes the report."""
+    from rrmsdk.training import distributed
+    from rrmsdk.verification import journal
+
+    with nullcontext(distributed.Ranks(0, 1)) if alone else distributed.joined() as ranks:
+        report = _judged(job, ranks)
+        if ranks.number == 0:
+            folder = Path(job.folder)
+            written = folder / f".{bundles.REPORT}"
+            value.write(report, written)
+            bundles.update(bundles.read(folder), {bundles.REPORT: written})
+            journal.discard(Path(job.journal))
+        if ranks.world > 1:
+            distributed.wait()
+    return bundles.read(Path(job.folder))
+
+
+def _judged(job: Job, ranks: Any):
+    import torch
+
+    from rrmsdk import models
+    from rrmsdk.api import _device, _images
+    from rrmsdk.training import distributed
+    from rrmsdk.training.log import progress
+    from rrmsdk.verification import verify as judge
+    from rrmsdk.verification.verify import Share
+
+    bundle = bundles.read(Path(job.folder))
+    images = _images(job.data, bundle)
+    network = models.from_bundle(bundle).to(_device())
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
+    with progress(f"attack {bundle.card.name}", job.quiet or ranks.number > 0) as bar:
+        return judge(
+            network, images.test.to(_device()), bundle.card.threat, job.spec, info=images.info,
+            weights_sha256=bundle.card.files[bundles.WEIGHTS],
+            save_adversarial=Path(job.save_adversarial) if job.save_adversarial else None,
+            journal=Path(job.journal), share=Share(ranks.number, ranks.world, distributed.wait),
+            progress=lambda name, done, of: bar(done, of, name),
+        )  # fmt: skip
+
+
+def _hidden(bundle: Bundle, data: DataSpec, spec: VerifySpec) -> Path:
+    """A journal for each thing that may be judged, so that another attack does not stumble over it."""
+    strength = spec.model_dump_json(exclude={"batch", "at_least", "confidence"})
+    about = (bundle.card.files[bundles.WEIGHTS], data.model_dump_json(), str(bundle.card.threat), strength)
+    return bundle.path / f".verify-{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}"
