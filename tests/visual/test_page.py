@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from rrmsdk.verification.judge import judging, right
 from rrmsdk.visual import page as pages
 from rrmsdk.visual.page_charts import PALETTES, waterfall
 from rrmsdk.visual.page_images import by_pgd, seen
+from rrmsdk.visual.page_tables import confusion, mistakes
 from tests.attacks.small_network import digits
 from tests.bundles import DIGITS, THREAT, make_bundle
 
@@ -287,6 +289,17 @@ def test_confusion_counts_every_image_once_and_its_diagonal_is_what_held(teacher
     assert sum(row[own] for own, row in enumerate(told.confusion)) == told.robust
     assert all(one.guess == one.label != one.attacked_guess for one in told.broken)
     assert all(one.guess == one.label == one.attacked_guess for one in told.held)
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_listed_instead_of_a_matrix(teacher):
+    ten = _seen(teacher, teacher.card.data.labels)
+    many = replace(ten, labels=tuple(map(str, range(30))), confusion=_confused(30, {(3, 7): 5, (7, 3): 9, (2, 2): 50}))
+    assert confusion(many) is None
+    assert [row.cells for row in mistakes(many).rows] == [("7", "3", "9", "100.0 %"), ("3", "7", "5", "100.0 %")]
+
+
+def _confused(classes: int, counts: dict[tuple[int, int], int]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(counts.get((true, guess), 0) for guess in range(classes)) for true in range(classes))
 
 
 def test_images_of_a_file_that_the_attack_saved_take_the_place_of_pgd(tmp_path, teacher):
