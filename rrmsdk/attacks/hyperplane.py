@@ -41,7 +41,9 @@ def _newton(size: Flat, speed: Flat, room: Flat, gap: PerRow) -> PerRow:
         missing = gap - (size * torch.minimum(lam[:, None] * speed, room)).sum(1)
         rate = (slope * moving).sum(1)
         further = torch.where((rate > _TINY) & (missing > 0), missing / rate.clamp_min(_TINY), 0.0)
-        if not (further > 1e-6 * lam).any():
+        # A row that is done stays as it is, so that it does not matter how long the others go on.
+        further = torch.where(further > 1e-6 * lam, further, 0.0)
+        if not further.any():
             break
         lam = lam + further
     return lam

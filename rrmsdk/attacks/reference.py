@@ -10,59 +10,26 @@ import logging
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from rrmsdk.attacks.configured import Attack, Round, frozen, own_randomness
-from rrmsdk.attacks.geometry import Images
 from rrmsdk.errors import MissingExtraError
 from rrmsdk.schema.threat import ThreatModel
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
-def apgd_ce(
-    model: nn.Module,
-    x: Images,
-    y: Int64[Tensor, " B"],
-    threat: ThreatModel,
-    *,
-    steps: int = 50,
-    restarts: int = 10,
-    seed: int = 0,
-) -> Images:
-    """AutoPGD on the cross-entropy as RRM judges with it: adversarial images where one was found, `x` where none was.
-
-    Differs from the paper's numbers: they came from ART 1.7.2, which shares one step size in a batch and returns the
-    last iterate. This one adapts image by image and keeps every success (Croce and Hein 2020, algorithm 1).
-
-    Args:
-        model: in eval mode.
-        restarts: each attacks only what those before it left robust.
-    """
-    return _round(_apgd(model, threat, "ce", steps, restarts, seed), model)(x, y, y)
-
-
 def apgd_attack(
     model: nn.Module, threat: ThreatModel, *, loss: str = "ce", steps: int = 50, restarts: int = 10, seed: int = 0
 ) -> Attack:
-    """AutoPGD on `ce` or `dlr` (from 3 classes on), one round a restart, so that the batches of later ones are full."""
+    """AutoPGD on `ce` or `dlr` (from 3 classes on), one round a restart, so that the batches of later ones are full.
+
+    With the cross-entropy, 50 steps and 10 restarts, this is how RRM judges; its numbers came from ART 1.7.2, though,
+    which shares one step size in a batch and returns the last iterate. This one adapts image by image and keeps every
+    success (Croce and Hein 2020, algorithm 1).
+    """
     rounds = tuple(_round(_apgd(model, threat, loss, steps, 1, seed + restart), model) for restart in range(restarts))
     return Attack(f"apgd-{loss}", {"loss": loss, "steps": steps, "restarts": restarts}, rounds)
-
-
-def square_attack(model: nn.Module, threat: ThreatModel, *, queries: int = 5000, seed: int = 0) -> Attack:
-    """Square (Andriushchenko et al. 2020, arXiv:1912.00049), which asks for logits only.
-
-    Differs from AutoAttack's: the squares shrink in time for however few `queries` there are.
-    """
-    _package()
-    from pyautoattack.square import SquareAttack
-
-    square = SquareAttack(
-        model, norm=_NORMS[threat.norm], eps=float(threat.eps), n_queries=queries, seed=seed, resc_schedule=True
-    )
-    return Attack("square", {"queries": queries, "restarts": 1}, (_round(square, model),))
 
 
 def autoattack_standard(

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from jaxtyping import Bool
 from torch import Tensor, nn, tensor
 
+from rrmsdk.attacks.autoattack import climb, search
 from rrmsdk.attacks.configured import Attack
-from rrmsdk.attacks.reference import apgd_attack, square_attack
 from rrmsdk.attacks.restarts import pgd_attack
 from rrmsdk.attacks.sanity import noise_attack, one_step_attack
+from rrmsdk.attacks.searching import Stepped
 from rrmsdk.data import Split
 from rrmsdk.schema.diagnosis import Comparison
 from rrmsdk.schema.report import BROKEN_BY, ROBUST, Report, wilson
@@ -24,6 +25,7 @@ from rrmsdk.verification.attacking import run
 # Adversarially trained networks lose 2 to 4 points from the cross-entropy to a scale-free loss, and less than 1 from 10
 # steps to 100; an attack that knows less finds nothing more, but for AutoAttack's own allowance. Our choice.
 USUAL, NOTHING = 0.05, 0.002
+CLIMB = 50  # steps of AutoPGD
 QUERIES = 1000  # of Square: a fifth of AutoAttack's, enough to show that the gradients point nowhere
 
 Progress = Callable[[str, int, int], None]
@@ -75,7 +77,7 @@ def masking(
         report: of this model, where it can be used (see `tells`); then only the short attacks are run.
     """
 
-    def broken(attack: Attack) -> Bool[Tensor, " N"]:
+    def broken(attack: Attack | Stepped) -> Bool[Tensor, " N"]:
         outcomes = run(model, split, threat, (attack,), batch, progress).outcomes
         return tensor([outcome != ROBUST for outcome in outcomes])
 
@@ -87,11 +89,11 @@ def masking(
     ]
     if report is not None:
         return (*from_report(report), *found)
-    ce = broken(apgd_attack(model, threat, restarts=1, seed=seed))
-    square = broken(square_attack(model, threat, queries=queries, seed=seed))
+    ce = broken(climb(threat, steps=CLIMB, seed=seed))
+    square = broken(search(threat, queries=queries, rescale=True, seed=seed))
     longer = [compared("apgd-ce", "square", ce, square, NOTHING, BLACK_BOX)]
     if classes >= 3:  # DLR divides by the distance of the third-highest logit
-        dlr = broken(apgd_attack(model, threat, loss="dlr", restarts=1, seed=seed))
+        dlr = broken(climb(threat, "dlr", steps=CLIMB, seed=seed))
         longer.insert(0, compared("apgd-ce", "apgd-dlr", ce, dlr, USUAL, LOSS))
     return (*longer, *found)
 
