@@ -8,6 +8,7 @@ from rrmsdk.diagnosing import diagnose
 from rrmsdk.errors import (
     DataError,
     DivergedError,
+    EndpointError,
     ExportError,
     FieldError,
     HubError,
@@ -22,6 +23,7 @@ from rrmsdk.errors import (
     RrmError,
     SaveError,
 )
+from rrmsdk.judging import attack
 from rrmsdk.predicting import predict
 from rrmsdk.reporting import report
 from rrmsdk.robustify import RobustDataset, robustify
@@ -46,9 +48,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "DataError", "DataSpec", "Diagnosis",
-    "DivergedError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError", "MissingExtraError",
-    "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError", "Recipe", "Ref",
-    "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec", "Sweep",
-    "ThreatModel", "TrainSpec", "VerifySpec", "bank", "certify", "corrupt", "diagnose", "export", "load", "predict",
-    "pull", "push", "report", "robustify", "sweep", "train", "transfer", "verify", "zoo",
+    "DivergedError", "EndpointError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError",
+    "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
+    "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec",
+    "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "attack", "bank", "certify", "corrupt", "diagnose", "export",
+    "load", "predict", "pull", "push", "report", "robustify", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

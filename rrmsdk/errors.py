@@ -6,6 +6,7 @@ RrmError
 ├── MismatchError(ValueError)        two values that must agree do not: classes, size, stages, threat
 ├── DataError(ValueError)            images or labels that cannot be used
 ├── HubError(ConnectionError)        the Hub could not be reached, or refused
+├── EndpointError(ConnectionError)   a model server could not be reached, refused, or does not speak the protocol
 ├── IntegrityError(ValueError)       hash, signature, revision or schema is not what was promised
 ├── DivergedError(ArithmeticError)   the loss stopped being finite; `.checkpoint` is the last good one
 ├── OutOfMemory(MemoryError)         a training step does not fit; the message says what does
@@ -50,6 +51,10 @@ class DataError(RrmError, ValueError):
 
 class HubError(RrmError, ConnectionError):
     """The Hub could not be reached, or refused what was asked."""
+
+
+class EndpointError(RrmError, ConnectionError):
+    """A model server could not be reached, refused what was asked, or answered something else."""
 
 
 class IntegrityError(RrmError, ValueError):

@@ -15,7 +15,7 @@ RINGS = [
     {"hub", "runtime"},
     {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
     {"api", "banking", "certifying", "cli", "corrupting", "diagnosing", "launching", "predicting", "quickstart"}
-    | {"reporting", "robustify", "sweeping", "teachers", "verifying", "__main__", "rrmsdk"},
+    | {"judging", "reporting", "robustify", "sweeping", "teachers", "verifying", "__main__", "rrmsdk"},
 ]
 # A bundle's verbs are those of the public package, said of the bundle.
 OUTWARD = {("schema/bundle.py", "rrmsdk")}
@@ -57,7 +57,7 @@ def test_values_and_services_import_where_torch_cannot_be():
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "import rrmsdk, rrmsdk.hub, rrmsdk.runtime.session, rrmsdk.cli\n"
+        "import rrmsdk, rrmsdk.hub, rrmsdk.runtime.session, rrmsdk.runtime.endpoint, rrmsdk.cli\n"
         "import rrmsdk.schema.recipe, rrmsdk.schema.report\n"
         "print(rrmsdk.zoo())\n"
     )

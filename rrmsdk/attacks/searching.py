@@ -77,14 +77,16 @@ class Searched:
     """The network as an attack sees it: the same function in fewer operations. It is never the judge.
 
     passes: forward passes whose mean is taken, for a network that is randomised (Athalye et al. 2018, EOT).
+    lane: its batches are multiples of it; 1 where each image that is asked for has its price.
     """
 
     network: nn.Module
     passes: int = 1
+    lane: int = LANE
 
     def logits(self, x: Images) -> Float[Tensor, "B K"]:
         with torch.no_grad():
-            z = sum(self.network(_padded(x)) for _ in range(self.passes)) / self.passes
+            z = sum(self.network(_padded(x, self.lane)) for _ in range(self.passes)) / self.passes
         assert isinstance(z, Tensor)
         return _finite(z[: len(x)])
 
@@ -93,7 +95,7 @@ class Searched:
         logits, values, grad = (torch.zeros((), device=x.device),) * 3
         for _ in range(self.passes):
             with torch.enable_grad():
-                at = _padded(x).detach().requires_grad_()
+                at = _padded(x, self.lane).detach().requires_grad_()
                 z = self.network(at)
                 value = objective(z[: len(x)])
                 (one,) = torch.autograd.grad(value.sum(), at)
@@ -143,8 +145,8 @@ def _finite(logits: Tensor) -> Tensor:
     return logits
 
 
-def _padded(x: Images) -> Float[Tensor, "_ C H W"]:
-    missing = -len(x) % LANE
+def _padded(x: Images, lane: int) -> Float[Tensor, "_ C H W"]:
+    missing = -len(x) % lane
     return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
 
 

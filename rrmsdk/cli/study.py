@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ import rrmsdk
 from rrmsdk.api import _own
 from rrmsdk.certifying import RADII
 from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
+from rrmsdk.errors import FieldError
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
@@ -126,6 +128,59 @@ def certify(
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:
         print(f"{found.summary()}\nwritten to {path}")
+
+
+@app.command()
+def attack(
+    model: Annotated[str, typer.Argument(help="FILE.onnx or http://HOST:PORT/v2/models/NAME. Bundles: rrmsdk verify.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")],
+    threat: Annotated[str, typer.Option(help="NORM:EPS, e.g. linf:8/255.")],
+    attack: Annotated[
+        Literal["square", "replay"], typer.Option("--attack", "-a", help="What needs no gradients; replay: that alone.")
+    ] = "square",
+    replay: Annotated[
+        Path | None, typer.Option(help="First try the images of this file of `verify --save-adversarial`.")
+    ] = None,
+    queries: Annotated[int | None, typer.Option(help="Of Square, for each image. Default: 5000.")] = None,
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the test split, from its start; 0: all.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Images in one request.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the attacks, and of the order of --at-least.")] = 0,
+    at_least: Annotated[
+        float | None, typer.Option(help="Stop as soon as robust accuracy is surely above or below this share.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Of that verdict.")] = 0.99,
+    journal: Annotated[
+        Path | None, typer.Option(help="A folder to keep what is found in; the same command goes on from it.")
+    ] = None,
+    save_adversarial: Annotated[
+        Path | None, typer.Option(help="Keep the adversarial images in this .safetensors file.")
+    ] = None,
+    url_token_env: Annotated[
+        str | None, typer.Option(help="The environment variable that holds the bearer token for the address.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for each request.")] = 30.0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Attack an ONNX file or a model behind HTTP (Open Inference Protocol v2), without gradients."""
+    found = rrmsdk.attack(
+        model, data, threat, attack=attack, replay=replay, queries=queries, images=images, batch=batch, seed=seed,
+        at_least=at_least, confidence=confidence, journal=journal, save_adversarial=save_adversarial,
+        token=None if url_token_env is None else _secret(url_token_env), timeout=timeout, quiet=quiet or as_json,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    print(found.summary())
+    for check in found.checks:
+        if not check.ok:
+            print(f"{check.name}: {check.says}")
+
+
+def _secret(variable: str) -> str:
+    if not os.environ.get(variable):
+        raise FieldError(f"--url-token-env {variable}: there is no such environment variable, or it is empty")
+    return os.environ[variable]
 
 
 @app.command()

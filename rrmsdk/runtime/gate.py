@@ -10,6 +10,7 @@ from rrmsdk.errors import DataError, IntegrityError
 LARGEST = 2**31 - 1  # bytes; protobuf can hold no more in one file
 OLDEST_OPSET = 18
 OURS = ("", "ai.onnx")  # two spellings of the standard operators
+OLDEST_FOREIGN = 7  # the oldest that onnxruntime promises to run
 
 # Where graphs and tensors can hide: {message: {field number: message}} of onnx.proto (IR version 10).
 _INSIDE = {
@@ -23,8 +24,12 @@ _INSIDE = {
 _NODE_DOMAIN, _OPSET_DOMAIN, _OPSET_VERSION, _EXTERNAL_DATA, _DATA_LOCATION = 7, 1, 2, 13, 14
 
 
-def read_checked(path: Path) -> bytes:
+def read_checked(path: Path, *, foreign: bool = False) -> bytes:
     """The bytes of the ONNX file at `path`.
+
+    Args:
+        foreign: somebody else's, to be judged and not served: it may have an older opset, and any operators that the
+            runtime itself knows.
 
     Raises:
         DataError: there is no such file.
@@ -39,15 +44,16 @@ def read_checked(path: Path) -> bytes:
         raise IntegrityError(f"{path} has {size} bytes; the most that is read is {LARGEST}")
     content = path.read_bytes()
     try:
-        complaint = _complaint(content)
+        complaint = _complaint(content, foreign)
     except ValueError as exc:
         complaint = f"is no ONNX file, or not the whole of one ({exc})"
     if complaint:
-        raise IntegrityError(f"{path} {complaint}. Pull it again, or export it again: rrmsdk export path:BUNDLE --onnx")
+        again = "Pull it again, or export it again" + ("" if foreign else ": rrmsdk export path:BUNDLE --onnx")
+        raise IntegrityError(f"{path} {complaint}. {again}")
     return content
 
 
-def _complaint(content: bytes) -> str:
+def _complaint(content: bytes, foreign: bool) -> str:
     """What is wrong with the model in words, or nothing. Raises ValueError where the bytes are not protobuf."""
     messages, opset, graphs = [("model", memoryview(content))], 0, 0
     while messages:  # a list and no recursion: a file may nest graphs deeper than Python's stack
@@ -61,7 +67,7 @@ def _complaint(content: bytes) -> str:
         if kind in ("node", "opset"):
             number = _NODE_DOMAIN if kind == "node" else _OPSET_DOMAIN
             domain = "".join(_text(value) for n, value in fields if n == number)
-            if domain not in OURS:
+            if domain not in OURS and not foreign:
                 return f"uses operators of the domain '{domain}'; only ONNX's own are read"
         if kind == "opset":
             opset = max([opset, *(value for n, value in fields if n == _OPSET_VERSION and isinstance(value, int))])
@@ -71,7 +77,8 @@ def _complaint(content: bytes) -> str:
                 messages.append((inner, value))
     if not graphs:
         return "is no ONNX file: there is no graph in it"
-    return "" if opset >= OLDEST_OPSET else f"has opset {opset}; the oldest that is read is {OLDEST_OPSET}"
+    oldest = OLDEST_FOREIGN if foreign else OLDEST_OPSET
+    return "" if opset >= oldest else f"has opset {opset}; the oldest that is read is {oldest}"
 
 
 def _fields(blob: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -29,6 +29,8 @@ class Session:
 
     input_shape: channels, height and width of one image.
     metadata: what was written into the file as `rrmsdk.NAME`, by NAME.
+    ends: names of the input and the output.
+    fixed: images that a foreign graph takes at once, no more and no fewer; None: any number.
     """
 
     path: Path
@@ -37,6 +39,8 @@ class Session:
     classes: int
     metadata: dict[str, str]
     engine: Any = field(repr=False)
+    ends: tuple[str, str] = ("pixels", "logits")
+    fixed: int | None = None
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         """Logits [B, classes] of float32 pixels [B, C, H, W] in [0, 1].
@@ -48,9 +52,17 @@ class Session:
         """
         self.check(pixels)
         try:
-            return self.engine.run(["logits"], {"pixels": np.ascontiguousarray(pixels)})[0]
+            return self._run(np.ascontiguousarray(pixels))
         except Exception as exc:  # onnxruntime's errors share no base class of their own
             raise ExportError(f"{self.path} failed on {len(pixels)} images with {self.provider}: {exc}") from exc
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        given, asked = self.ends
+        if self.fixed is None:
+            return self.engine.run([asked], {given: pixels})[0]
+        whole = np.concatenate([pixels, np.repeat(pixels[-1:], -len(pixels) % self.fixed, axis=0)])
+        parts = np.split(whole, len(whole) // self.fixed)
+        return np.concatenate([self.engine.run([asked], {given: part})[0] for part in parts])[: len(pixels)]
 
     def check(self, pixels: np.ndarray) -> None:
         """Raise what `predict` would raise for these pixels."""
@@ -69,11 +81,14 @@ class Session:
             raise DataError(f"pixels lie in [{low:g}, {high:g}], the network takes [0, 1]. Do not normalise them")
 
 
-def open_session(path: Path, *, provider: Provider = "cpu", threads: int | None = None) -> Session:
+def open_session(
+    path: Path, *, provider: Provider = "cpu", threads: int | None = None, foreign: bool = False
+) -> Session:
     """The ONNX file at `path`, ready to predict on the provider that was asked for, never on another.
 
     Args:
         threads: how many work on one batch; None: as many as there are cores.
+        foreign: somebody else's will do: ends of any name, a fixed batch, older opsets.
 
     Raises:
         DataError: there is no such file.
@@ -84,13 +99,13 @@ def open_session(path: Path, *, provider: Provider = "cpu", threads: int | None 
     path = Path(path)
     if provider not in _ASKED:
         raise FieldError(f"unknown provider '{provider}'. Known: {', '.join(_ASKED)}")
-    content = gate.read_checked(path)
+    content = gate.read_checked(path, foreign=foreign)
     ort = _onnxruntime(provider)
     engine = _start(ort, path, content, provider, threads)
-    input_shape, classes = _signature(path, engine)
+    input_shape, classes, ends, fixed = (_any_signature if foreign else _signature)(path, engine)
     found = engine.get_modelmeta().custom_metadata_map
     ours = {name.removeprefix(PREFIX): text for name, text in found.items() if name.startswith(PREFIX)}
-    return Session(path, provider, input_shape, classes, ours, engine)
+    return Session(path, provider, input_shape, classes, ours, engine, ends, fixed)
 
 
 def _onnxruntime(provider: Provider) -> ModuleType:
@@ -141,14 +156,34 @@ def _start(ort: ModuleType, path: Path, content: bytes, provider: Provider, thre
     return engine
 
 
-def _signature(path: Path, engine: Any) -> tuple[tuple[int, int, int], int]:
+Signature = tuple[tuple[int, int, int], int, tuple[str, str], int | None]
+
+
+def _signature(path: Path, engine: Any) -> Signature:
     """Shape of one image and number of classes of a graph `pixels [B, C, H, W] -> logits [B, classes]`."""
-    inputs = [(one.name, one.type, *one.shape) for one in engine.get_inputs()]
-    outputs = [(one.name, one.type, *one.shape) for one in engine.get_outputs()]
+    inputs, outputs = _ends(engine)
     match inputs, outputs:
         case [("pixels", "tensor(float)", str(), int(c), int(h), int(w))], [("logits", "tensor(float)", str(), int(k))]:
-            return (c, h, w), k
+            return (c, h, w), k, ("pixels", "logits"), None
     raise IntegrityError(
         f"{path} maps {inputs} to {outputs}; networks of this library map float 'pixels' [batch, C, H, W] to 'logits' "
         "[batch, classes]. Export it: rrmsdk export path:BUNDLE --onnx"
     )
+
+
+def _any_signature(path: Path, engine: Any) -> Signature:
+    """As `_signature`, whatever the ends are called and whether or not the batch is fixed."""
+    inputs, outputs = _ends(engine)
+    match inputs, outputs:
+        case [(given, "tensor(float)", batch, int(c), int(h), int(w))], [(asked, "tensor(float)", _, int(k))]:
+            return (c, h, w), k, (given, asked), batch if isinstance(batch, int) else None
+    raise MismatchError(
+        f"{path} maps {inputs} to {outputs}; a classifier maps one float tensor [batch, C, H, W] to one of logits "
+        "[batch, classes], all sizes but the batch fixed. Export it so"
+    )
+
+
+def _ends(engine: Any) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Name, type and sizes of what goes in and what comes out."""
+    inputs, outputs = engine.get_inputs(), engine.get_outputs()
+    return [(one.name, one.type, *one.shape) for one in inputs], [(one.name, one.type, *one.shape) for one in outputs]

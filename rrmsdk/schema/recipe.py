@@ -134,7 +134,8 @@ class VerifySpec(Value):
     """How the result is judged.
 
     attack: `autoattack`; `fast`, a cheaper upper bound that is not AutoAttack; `apgd` (RRM's AutoPGD, 50 steps, 10
-        restarts) or `pgd` (steps, restarts below).
+        restarts); `pgd` (steps, restarts below); `square`, noise and Square (queries below), which need no gradients;
+        `replay`, images that were found on other weights and nothing else.
     version: of AutoAttack: `standard`, `plus` (more restarts, untargeted attacks too) or `rand` (a randomised network).
     engine: `native`, or `reference` for the authors' own code (`pyautoattack`), which knows `standard` and `apgd`.
     images: how many of the test split, from its start; 0: all.
@@ -143,7 +144,7 @@ class VerifySpec(Value):
     confidence: of that verdict.
     """
 
-    attack: Literal["autoattack", "fast", "apgd", "pgd"] = "autoattack"
+    attack: Literal["autoattack", "fast", "apgd", "pgd", "square", "replay"] = "autoattack"
     version: Literal["standard", "plus", "rand"] = "standard"
     engine: Literal["native", "reference"] = "native"
     images: Annotated[int, Field(ge=0)] = 1000
@@ -152,6 +153,7 @@ class VerifySpec(Value):
     batch: Annotated[int, Field(ge=1)] = 256
     steps: Annotated[int, Field(ge=1)] | None = None
     restarts: Annotated[int, Field(ge=1)] | None = None
+    queries: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0
 
 
@@ -183,6 +185,12 @@ class Recipe(Value):
     def _has_weights_or_trains_some(self) -> Recipe:
         if self.train.epochs == 0 and self.student.start is None:
             raise ValueError("train.epochs = 0 would publish random weights; give student.start, or epochs above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _finds_its_own_images(self) -> Recipe:
+        if self.verify.attack == "replay":
+            raise ValueError("verify.attack = 'replay' goes with rrmsdk.attack(..., replay=FILE), not with a recipe")
         return self
 
     @property

@@ -20,6 +20,7 @@ from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, begun, in_r
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED, AttackResult, wilson
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.verification.blackbox import BlackBox
 from rrmsdk.verification.journal import Entry, Journal
 from rrmsdk.verification.judge import into_ball, logits_of, misled
 
@@ -100,7 +101,10 @@ def stand(
     natural = to_unit(split.pixels)
     logits = logits_of(model, natural, batch)
     robust = logits.argmax(1) == split.labels
-    network = searched(model, natural[:2].to(device_of(model)), passes=passes)
+    if isinstance(model, BlackBox):
+        network = Searched(model, lane=1)
+    else:
+        network = searched(model, natural[:2].to(device_of(model)), passes=passes)
     return Standing(
         model, network, split, threat, batch, natural, natural.clone(), logits, robust,
         [UNJUDGED] * len(split),

@@ -13,8 +13,10 @@ from rrmsdk.attacks.geometry import Images
 from rrmsdk.errors import DataError, MismatchError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.report import AttackResult, Check
+from rrmsdk.verification.blackbox import BlackBox
 
 _SAME = 1e-4  # largest relative difference of two forward passes that counts as rounding
+_BLIND = ("replay", "noise", "square")  # attacks that follow no gradient
 _SQUARE = 0.002  # AutoAttack's own threshold for a black-box attack that finds more than the white-box ones
 
 
@@ -38,7 +40,7 @@ def classes_of(model: nn.Module, x: Images, info: DataInfo) -> int:
 
     Raises:
         MismatchError: the model refuses the images, gives something else than one row of logits an image, another
-            number of classes than the data set, logits without a gradient, or is not fp32.
+            number of classes than the data set, logits without a gradient (unless it is a black box), or is not fp32.
     """
     kinds = {str(p.dtype) for p in model.parameters() if p.is_floating_point()} - {"torch.float32"}
     if kinds:
@@ -54,22 +56,23 @@ def classes_of(model: nn.Module, x: Images, info: DataInfo) -> int:
         raise MismatchError(
             f"the model gives {shape} for {wanted[0]} images; '{info.name}' has {wanted[1]} classes and needs {wanted}"
         )
-    if not logits.requires_grad:
+    if not logits.requires_grad and not isinstance(model, BlackBox):
         raise MismatchError("the logits carry no gradient to the pixels (torch.no_grad inside the model?)")
     return wanted[1]
 
 
 def before(model: nn.Module, x: Images, y: Int64[Tensor, " B"], classes: int, in_train_mode: int) -> tuple[Check, ...]:
     """What a look at one batch of natural images tells. The model is in eval mode by now."""
-    at = x.detach().clone().requires_grad_()
+    at, gradients = x.detach().clone().requires_grad_(), ()
     with torch.enable_grad():
         logits = model(at)
-        (grad,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), at)
+        if not isinstance(model, BlackBox):
+            gradients = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), at)
     with torch.no_grad():
         logits, again = logits.detach(), model(x)
     return (
         _train_mode(in_train_mode), _pixels(x), _few_classes(classes), _softmax(logits), _size(logits),
-        _zero_gradients(grad), _randomised(logits, again),
+        *map(_zero_gradients, gradients), _randomised(logits, again),
     )  # fmt: skip
 
 
@@ -92,6 +95,12 @@ def after(results: Sequence[AttackResult], images: int, excess: float, slack: fl
             "deterministic has any, and its robust accuracy is an accident of the moment",
         ),
     )  # fmt: skip
+    if all(result.name in _BLIND for result in results):
+        return (*found, Check(
+            name="white box", ok=False, value=None,
+            says="gradients were not available or not used, so this number is a weak upper bound; AutoAttack on the "
+            "network itself would be lower",
+        ))  # fmt: skip
     if not any(result.name == "square" and result.attacked for result in results):
         return found
     return (*found, Check(

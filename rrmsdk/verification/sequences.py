@@ -9,11 +9,16 @@ from torch import nn
 
 from rrmsdk.attacks import autoattack as own
 from rrmsdk.attacks import reference
+from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.restarts import pgd_attack
-from rrmsdk.errors import FieldError
+from rrmsdk.attacks.sanity import noise_attack
+from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import provenance
+from rrmsdk.verification.blackbox import BlackBox
+
+QUERIES = 5000  # of Square, as in AutoAttack
 
 
 class Chosen(NamedTuple):
@@ -29,14 +34,28 @@ class Chosen(NamedTuple):
 
 
 def chosen(
-    model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str = "cpu"
-) -> Chosen:
-    """What a spec asks for.
+    model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str = "cpu",
+    replay: Attack | None = None,
+) -> Chosen:  # fmt: skip
+    """What a spec asks for, after `replay`.
 
     Raises:
         FieldError: settings that belong to another attack or engine.
+        MismatchError: an attack that needs gradients, and a black box.
     """
-    _fits(spec)
+    _fits(spec, replay)
+    _possible(model, spec)
+    if replay is None:
+        return _asked(model, threat, spec, classes, device)
+    if spec.attack == "replay":
+        return Chosen("replay", f"rrmsdk {provenance.version('rrmsdk')}", (replay,))
+    how = _asked(model, threat, spec, classes, device)
+    return how._replace(name=f"replay + {how.name}", attacks=(replay, *how.attacks))
+
+
+def _asked(
+    model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str
+) -> Chosen:  # fmt: skip
     package, ours = (f"{name} {provenance.version(name)}" for name in ("pyautoattack", "rrmsdk"))
     few = "" if classes >= 4 else f" ({classes} classes)"
     steps, restarts, seed = spec.steps or 50, spec.restarts or 10, spec.seed
@@ -47,6 +66,10 @@ def chosen(
         name = "autoattack" if spec.version == "standard" else f"autoattack-{spec.version}"
         attacks = own.autoattack(threat, classes=classes, version=spec.version, seed=seed)
         return Chosen(name + few, ours, attacks, own.PASSES if spec.version == "rand" else 1)
+    if spec.attack == "square":
+        blind = " (black box)" if isinstance(model, BlackBox) else ""
+        noise = noise_attack(model, threat, seed=seed)
+        return Chosen("square" + blind, ours, (noise, own.search(threat, queries=spec.queries or QUERIES, seed=seed)))
     if spec.attack == "fast":
         return Chosen("fast" + few, ours, own.fast(threat, classes=classes, seed=seed))
     if spec.attack == "apgd":
@@ -60,9 +83,21 @@ def chosen(
     return Chosen(f"pgd-{steps}" if restarts == 1 else f"pgd-{steps}x{restarts}", ours, (attack,))
 
 
-def _fits(spec: VerifySpec) -> None:
-    if spec.attack in ("autoattack", "fast") and (spec.steps is not None or spec.restarts is not None):
-        name = "AutoAttack" if spec.attack == "autoattack" else "fast"
+def _possible(model: nn.Module, spec: VerifySpec) -> None:
+    if isinstance(model, BlackBox) and spec.attack not in ("square", "replay"):
+        raise MismatchError(
+            f"attack = '{spec.attack}' follows gradients, and this model gives none. Possible are 'square', and "
+            "'replay' with the images that an attack found on the network it was made from"
+        )
+
+
+def _fits(spec: VerifySpec, replay: Attack | None) -> None:
+    if spec.attack == "replay" and replay is None:
+        raise FieldError("attack = 'replay' needs images: rrmsdk.attack(..., replay='adversarial.safetensors')")
+    if spec.queries is not None and spec.attack != "square":
+        raise FieldError(f"queries = {spec.queries} goes with attack = 'square', not '{spec.attack}'")
+    if spec.attack not in ("apgd", "pgd") and (spec.steps is not None or spec.restarts is not None):
+        name = "AutoAttack" if spec.attack == "autoattack" else spec.attack
         raise FieldError(
             f"steps = {spec.steps} and restarts = {spec.restarts} go with attack = 'apgd' or 'pgd'; "
             f"{name} has its own. Leave them out"

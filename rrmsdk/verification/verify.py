@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from rrmsdk import draws
-from rrmsdk.attacks.configured import device_of
+from rrmsdk.attacks.configured import Attack, device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.errors import DataError, SaveError
 from rrmsdk.schema.data import DataInfo
@@ -23,6 +23,7 @@ from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.verdict import Verdict
 from rrmsdk.verification import anytime, checks, provenance, saved
 from rrmsdk.verification.attacking import Found, Progress, Standing, attack_all, found, stand
+from rrmsdk.verification.blackbox import BlackBox
 from rrmsdk.verification.journal import Journal
 from rrmsdk.verification.judge import excess, judging, right, slack
 from rrmsdk.verification.sequences import Chosen, chosen
@@ -53,6 +54,7 @@ def verify(
     save_adversarial: Path | None = None,
     journal: Path | None = None,
     share: Share = Share(),  # noqa: B008  (a frozen value)
+    replay: Attack | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Attack `model` on the first images of the split (all, where it has fewer), and say what was found.
@@ -65,6 +67,7 @@ def verify(
         save_adversarial: a .safetensors file; `reevaluate` gives exactly `report.robust` from it.
         journal: a folder where what is found is kept as it is found; a judgement that was interrupted goes on from it.
         share: each process gives the same report.
+        replay: an attack that comes first (see `replaying`).
         progress: called as it goes with (attack and robust accuracy so far, steps done, steps in all).
 
     Raises:
@@ -81,7 +84,7 @@ def verify(
     with judging(model, spec.seed):
         classes = checks.classes_of(model, to_unit(split.pixels[:2]).to(device_of(model)), info)
         checks.usable(split.pixels, split.labels, classes)
-        how = chosen(model, threat, spec, classes, device_of(model))
+        how = chosen(model, threat, spec, classes, device_of(model), replay)
         key = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name} | key_of(threat, spec, how)
         kept = Journal.nowhere() if journal is None else Journal.opened(journal, key)
         first = split.take(spec.batch).to(device_of(model))
@@ -93,8 +96,9 @@ def verify(
     report = Report(
         attack=how.name, engine=how.engine, threat=threat, split=split_name, data=info, weights_sha256=weights_sha256,
         seed=spec.seed, batch=spec.batch, attacks=what.results, checks=looked, **_counted(what.outcomes, verdict),
-        versions=provenance.versions(), hardware=provenance.hardware(device_of(model)),
-        seconds=time.perf_counter() - started, date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=provenance.versions() | (model.versions if isinstance(model, BlackBox) else {}),
+        hardware=provenance.hardware(device_of(model)), seconds=time.perf_counter() - started,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     if save_adversarial is not None and share.number == 0:
         _save(report, what, split, save_adversarial)
