@@ -176,7 +176,7 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     return "\n".join([
         f"# AutoAttack standard, ours beside the authors' code: {args.theme}", "",
         "The same images, seed and threads, one run each in one process, in turn. `fast` is APGD-CE, then targeted",
-        "APGD on 3 targets; it is not AutoAttack. Robust accuracy is an upper bound found by attacking.",
+        "APGD in half as many steps; it is not AutoAttack. Robust accuracy is an upper bound found by attacking.",
         *([args.note] if args.note else []), "",
         "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(_line(row) for row in rows), "",
         f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.",

@@ -49,7 +49,7 @@ def autoattack(threat: ThreatModel, *, classes: int, version: Version = "standar
 
 
 def fast(threat: ThreatModel, *, classes: int, seed: int = 0) -> Sequence:
-    """A cheap upper bound: AutoPGD on the cross-entropy, then on the targeted DLR loss towards the 3 likeliest classes.
+    """A cheap upper bound: AutoPGD on the cross-entropy, then on the targeted DLR loss, half as long as in AutoAttack.
 
     It is not AutoAttack, and leaves out what masked gradients would need (Square): read the checks.
     """
@@ -60,7 +60,7 @@ def fast(threat: ThreatModel, *, classes: int, seed: int = 0) -> Sequence:
     return (ce, climb(threat, "dlr-targeted", steps=steps, targets=targets, seed=seed))
 
 
-FAST_STEPS, FAST_TARGETS = 50, 3
+FAST_STEPS, FAST_TARGETS = 50, 9  # chosen on 400 train images of digits: fewer targets miss a point or more
 
 
 def climb(
