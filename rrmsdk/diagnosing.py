@@ -119,7 +119,7 @@ def _looked(
 
     both = (bundle,) if reference is None else (bundle, reference)
     networks = [_network(one, info) for one in both]
-    classes, checks = _checked(networks[0], info, split, settings)
+    classes, checks = _checked(networks[0], info, split, bundle.card.threat, settings)
     told = [_said(network, one.card.name, bundle.card.threat, split, settings, bar)
             for network, one in zip(networks, both, strict=True)]  # fmt: skip
     compared_from, comparisons = _compared(bundle, networks[0], split.take(settings.masking), classes, settings, bar)
@@ -150,7 +150,9 @@ def _network(bundle: Bundle, info: DataInfo) -> Classifier:
     return network
 
 
-def _checked(network: Classifier, info: DataInfo, split: Split, settings: Settings) -> tuple[int, tuple[Check, ...]]:
+def _checked(
+    network: Classifier, info: DataInfo, split: Split, threat: ThreatModel, settings: Settings
+) -> tuple[int, tuple[Check, ...]]:
     """The number of classes, and what a report would say before any attack."""
     from rrmsdk.data import to_unit
     from rrmsdk.verification import checks
@@ -160,7 +162,7 @@ def _checked(network: Classifier, info: DataInfo, split: Split, settings: Settin
     with judging(network, settings.seed):
         checks.usable(split.pixels, split.labels, len(info.labels))
         classes = checks.classes_of(network, to_unit(first.pixels[:2]), info)
-        return classes, checks.before(network, to_unit(first.pixels), first.labels, classes, in_train_mode=0)
+        return classes, checks.before(network, to_unit(first.pixels), first.labels, classes, 0, threat)
 
 
 def _said(network: Classifier, name: str, threat: ThreatModel, split: Split, settings: Settings, bar: Bar) -> Said:

@@ -124,6 +124,13 @@ def verify(
         typer.Option(help="Stop as soon as robust accuracy is surely above or below this share, e.g. 0.45."),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Of that verdict.")] = 0.99,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive/--no-adaptive",
+            help="After autoattack, attacks made for what the checks complain of; none where they do not.",
+        ),
+    ] = True,
     journal: Annotated[
         Path | None, typer.Option(help="A folder to keep what is found in; default: a hidden one in the bundle.")
     ] = None,
@@ -138,8 +145,8 @@ def verify(
     """Attack MODEL on the test split and write report.json into it. What was interrupted goes on where it was."""
     bundle = rrmsdk.verify(
         model, attack=attack, version=version, engine=engine, data=data, images=images, batch=batch, steps=steps,
-        restarts=restarts, seed=seed, at_least=at_least, confidence=confidence, journal=journal, devices=devices,
-        save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
+        restarts=restarts, seed=seed, at_least=at_least, confidence=confidence, adaptive=adaptive, journal=journal,
+        devices=devices, save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)
 

@@ -142,6 +142,8 @@ class VerifySpec(Value):
     at_least: stop as soon as robust accuracy of these images is above or below this, judging them in a random order;
         None: judge all.
     confidence: of that verdict.
+    adaptive: whether `autoattack` (native; not `rand`) goes on with attacks made for what the checks found: masked
+        gradients, saturated logits, randomness. A network that passes them is not attacked further.
     """
 
     attack: Literal["autoattack", "fast", "apgd", "pgd", "square", "replay"] = "autoattack"
@@ -154,6 +156,7 @@ class VerifySpec(Value):
     steps: Annotated[int, Field(ge=1)] | None = None
     restarts: Annotated[int, Field(ge=1)] | None = None
     queries: Annotated[int, Field(ge=1)] | None = None
+    adaptive: bool = True
     seed: int = 0
 
 

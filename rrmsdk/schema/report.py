@@ -63,6 +63,7 @@ class Report(Value):
     outcomes: one character an image, in the order of the split: `x` wrong without an attack, `.` robust,
         `a`, `b`, ... broken by the first, second, ... attack, `?` not judged: a verdict came before.
     images: that were judged; `clean` and `robust` are shares of them.
+    passes: forward passes whose mean logits judged an image; above 1 the model is randomised.
     interval: 95 % Wilson interval of `robust` over the drawn images; where a verdict ended the judging, its own
         interval, which allows for that. It does not cover a stronger attack.
     """
@@ -82,6 +83,7 @@ class Report(Value):
     checks: tuple[Check, ...] = ()
     seed: int
     batch: int
+    passes: Annotated[int, Field(ge=1)] = 1
     data: DataInfo
     weights_sha256: str
     engine: str
@@ -104,12 +106,29 @@ class Report(Value):
                 raise ValueError(f"{name} says {told} but the outcomes say {seen}/{self.images}")
         return self
 
+    def warning(self) -> str:
+        """One line that names the checks that are not ok; empty where all are."""
+        failed = [check.name for check in self.checks if not check.ok]
+        if not failed:
+            return ""
+        return f"WARNING: this number means less than it seems: {', '.join(failed)}. {self._adapted()}See checks."
+
+    def _adapted(self) -> str:
+        more = [at for at, result in enumerate(self.attacks) if "adaptive" in result.settings]
+        if not more or not more[0]:
+            return ""
+        before = self.attacks[more[0] - 1].robust
+        return f"Adaptive attacks brought robust accuracy from {before:.4f} to {self.attacks[more[-1]].robust:.4f}. "
+
     def summary(self) -> str:
-        """A few lines for a terminal; the first says what kind of number it is."""
+        """A few lines for a terminal; the first says what kind of number it is, the last warns where it must."""
         low, high = self.interval
         verdict = f"{self.verdict.says}\n" if self.verdict else ""
+        passes = f"  judged by the mean logits of {self.passes} passes" if self.passes > 1 else ""
+        warning = self.warning()
         return (
             f"{self.note}\n{verdict}"
             f"clean {self.clean:.4f}  robust {self.robust:.4f} [{low:.4f}, {high:.4f}]  "
-            f"{self.attack}  {self.threat}  {self.images} {self.split} images  {self.seconds:.0f} s"
+            f"{self.attack}  {self.threat}  {self.images} {self.split} images  {self.seconds:.0f} s{passes}"
+            + (f"\n{warning}" if warning else "")
         )

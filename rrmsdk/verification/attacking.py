@@ -65,6 +65,7 @@ class Standing:
     journal: Journal
     tallies: list[Tally]
     begun: Bool[Tensor, " N"]
+    judged_by: int = 1  # passes
 
     def says(self) -> str:
         """Robust accuracy of what was begun, as far as is known."""
@@ -82,7 +83,7 @@ class Standing:
         """Whether the model itself, in fp32, is wrong about what these rows found, and the lawful images."""
         rows = select(state.rows, at)
         lawful = into_ball(state.adversarial[at], rows.x, self.threat)
-        return misled(self.model, lawful, rows.y, self.network.passes), lawful
+        return misled(self.model, lawful, rows.y, self.judged_by), lawful
 
     def break_(self, number: int, turn: int, position: int, pixels: Float32[Tensor, "C H W"]) -> None:
         """An image has fallen."""
@@ -95,11 +96,11 @@ class Standing:
 
 def stand(
     model: nn.Module, split: Split, threat: ThreatModel, attacks: Sequence[Attack | Stepped], batch: int,
-    journal: Journal | None = None, passes: int = 1,
+    journal: Journal | None = None, passes: int = 1, judged_by: int = 1,
 ) -> Standing:  # fmt: skip
     """All images before the first attack, those that are wrong already counted out."""
     natural = to_unit(split.pixels)
-    logits = logits_of(model, natural, batch)
+    logits = logits_of(model, natural, batch, judged_by)
     robust = logits.argmax(1) == split.labels
     if isinstance(model, BlackBox):
         network = Searched(model, lane=1)
@@ -109,6 +110,7 @@ def stand(
         model, network, split, threat, batch, natural, natural.clone(), logits, robust,
         [UNJUDGED] * len(split),
         journal or Journal.nowhere(), [Tally() for _ in attacks], torch.zeros(len(split), dtype=torch.bool),
+        judged_by,
     )  # fmt: skip
 
 
@@ -128,13 +130,14 @@ def run(
 
 def attack_all(
     standing: Standing, attacks: Sequence[Attack | Stepped], positions: Int64[Tensor, " n"],
-    progress: Progress | None = None,
+    progress: Progress | None = None, first: int = 0,
 ) -> None:  # fmt: skip
-    """All attacks on some of the images, which are judged afterwards."""
+    """All attacks (those from number `first` on) on some of the images, which are judged afterwards."""
     standing.begun[positions] = True
     for position in positions[~standing.robust[positions]].tolist():
-        standing.outcomes[position] = CLEAN_WRONG
-    for number, attack in enumerate(attacks):
+        if standing.outcomes[position] == UNJUDGED:
+            standing.outcomes[position] = CLEAN_WRONG
+    for number, attack in enumerate(attacks[first:], first):
         one = attack if isinstance(attack, Stepped) else in_rounds(attack)
         _attack(standing, one, number, positions, progress)
     standing.journal.flush()

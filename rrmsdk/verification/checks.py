@@ -10,9 +10,11 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from rrmsdk.attacks.geometry import Images
+from rrmsdk.attacks.gradients import MOST, can_be_followed
 from rrmsdk.errors import DataError, MismatchError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.report import AttackResult, Check
+from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.blackbox import BlackBox
 
 _SAME = 1e-4  # largest relative difference of two forward passes that counts as rounding
@@ -61,7 +63,9 @@ def classes_of(model: nn.Module, x: Images, info: DataInfo) -> int:
     return wanted[1]
 
 
-def before(model: nn.Module, x: Images, y: Int64[Tensor, " B"], classes: int, in_train_mode: int) -> tuple[Check, ...]:
+def before(
+    model: nn.Module, x: Images, y: Int64[Tensor, " B"], classes: int, in_train_mode: int, threat: ThreatModel
+) -> tuple[Check, ...]:
     """What a look at one batch of natural images tells. The model is in eval mode by now."""
     at, gradients = x.detach().clone().requires_grad_(), ()
     with torch.enable_grad():
@@ -70,9 +74,10 @@ def before(model: nn.Module, x: Images, y: Int64[Tensor, " B"], classes: int, in
             gradients = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), at)
     with torch.no_grad():
         logits, again = logits.detach(), model(x)
+    followed = () if isinstance(model, BlackBox) else (can_be_followed(model, x, y, threat),)
     return (
         _train_mode(in_train_mode), _pixels(x), _few_classes(classes), _softmax(logits), _size(logits),
-        *map(_zero_gradients, gradients), _randomised(logits, again),
+        *map(_zero_gradients, gradients), *map(_shattered, followed), _randomised(logits, again),
     )  # fmt: skip
 
 
@@ -156,10 +161,18 @@ def _zero_gradients(grad: Tensor) -> Check:
     )  # fmt: skip
 
 
+def _shattered(share: float) -> Check:
+    return Check(
+        name="shattered gradients", ok=share >= MOST, value=share,
+        says="the share of natural images on which a quarter of eps along the gradient brings at least half of what it "
+        "promises; 1.00 for natural and adversarially trained networks; below 0.5 attacks by gradient are led astray",
+    )  # fmt: skip
+
+
 def _randomised(logits: Tensor, again: Tensor) -> Check:
     apart = ((logits - again).abs().max() / logits.abs().max().clamp_min(1e-12)).item()
     return Check(
         name="randomised outputs", ok=apart <= _SAME, value=apart,
         says="the largest difference between two forward passes, relative to the largest logit; "
-        "a randomised model must be attacked in expectation",
+        "a randomised model must be attacked in expectation, and judged by the mean of passes (`passes` of the report)",
     )  # fmt: skip

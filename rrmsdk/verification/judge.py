@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from rrmsdk.attacks.configured import device_of, frozen, own_randomness
 from rrmsdk.attacks.geometry import Images, length, project
-from rrmsdk.attacks.losses import margin
+from rrmsdk.attacks.losses import margin, towards
 from rrmsdk.errors import DataError
 from rrmsdk.schema.threat import ThreatModel
 
 _ROUNDING = 1e-6  # relative to the largest logit
+SURE = 3.0  # standard errors of the mean over passes
 
 
 @contextmanager
@@ -70,39 +71,54 @@ def _fp32() -> Iterator[None]:
         backends.cudnn.benchmark, backends.cudnn.deterministic = chosen
 
 
-def logits_of(model: nn.Module, images: Images, batch: int) -> Float32[Tensor, "N K"]:
-    """Of each image, on the CPU; batches are cut as in `right`."""
+def logits_of(model: nn.Module, images: Images, batch: int, passes: int = 1) -> Float32[Tensor, "N K"]:
+    """Of each image, the mean of the passes, on the CPU; batches are cut as in `right`."""
     with torch.no_grad():
-        return torch.cat([model(some.to(device_of(model))).float().cpu() for some in images.split(batch)])
+        parts = [_mean(model, some.to(device_of(model)), passes) for some in images.split(batch)]
+        return torch.cat([part.float().cpu() for part in parts])
+
+
+def _mean(model: nn.Module, images: Images, passes: int) -> Tensor:
+    z = sum(model(images) for _ in range(passes)) / passes
+    assert isinstance(z, Tensor)
+    return z
 
 
 def misled(model: nn.Module, images: Images, labels: Int64[Tensor, " N"], passes: int = 1) -> Bool[Tensor, " N"]:
     """Whether another class than the label leads, by more than the rounding that another batch may bring.
 
-    passes: forward passes whose mean decides, for a model that is randomised.
+    passes: forward passes whose mean decides, for a model that is randomised; the lead must then be SURE standard
+        errors as well, or an attack that asks often enough would find an image by luck.
     """
     with torch.no_grad():
-        z = sum(model(images) for _ in range(passes)) / passes
-    assert isinstance(z, Tensor)
-    return margin(z, labels) > _ROUNDING * z.abs().amax(1)
+        each = torch.stack([model(images) for _ in range(passes)])
+    z = each.mean(0)
+    lead, least = margin(z, labels), _ROUNDING * z.abs().amax(1)
+    if passes > 1:
+        ahead = z.scatter(1, labels[:, None], -torch.inf).argmax(1)
+        leads = torch.stack([towards(one, labels, ahead) for one in each])
+        least = torch.maximum(least, SURE * leads.std(0) / passes**0.5)
+    return lead > least
 
 
 def right(
-    model: nn.Module, images: Images, labels: Int64[Tensor, " N"], batch: int, which: Int64[Tensor, " n"] | None = None
-) -> Bool[Tensor, " ..."]:
+    model: nn.Module, images: Images, labels: Int64[Tensor, " N"], batch: int,
+    which: Int64[Tensor, " n"] | None = None, passes: int = 1,
+) -> Bool[Tensor, " ..."]:  # fmt: skip
     """Whether each image is classified as its label, on the CPU.
 
     Batches are cut at fixed places of the whole set, so an image meets the same arithmetic whoever else is asked for.
 
     Args:
         which: positions; None: all.
+        passes: as in `misled`.
     """
     which = torch.arange(len(images)) if which is None else which
     device, hits = device_of(model), torch.zeros(len(images), dtype=torch.bool)
     for start in (which.div(batch, rounding_mode="floor").unique() * batch).tolist():
         here = slice(start, start + batch)
         with torch.no_grad():
-            hits[here] = model(images[here].to(device)).argmax(1).cpu() == labels[here]
+            hits[here] = _mean(model, images[here].to(device), passes).argmax(1).cpu() == labels[here]
     return hits[which]
 
 

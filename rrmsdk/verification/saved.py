@@ -26,7 +26,8 @@ class Adversarial:
     """The images of a report: adversarial where an attack found something, natural where none did.
 
     outcomes: as in the report, of the images that were judged.
-    facts: threat, weights_sha256, data, fingerprint, split, attack, seed, batch; all text.
+    facts: threat, weights_sha256, data, fingerprint, split, attack, seed, batch; for a randomised model passes; all
+        text.
     """
 
     pixels: Float32[Tensor, "N C H W"]
@@ -39,7 +40,8 @@ class Adversarial:
 def facts_of(report: Report) -> dict[str, str]:
     """What a file of adversarial images says about itself."""
     told = report.data.name, report.data.fingerprint, report.split, report.attack, report.seed, report.batch
-    return dict(zip(_FACTS, map(str, (report.threat, report.weights_sha256, *told)), strict=True))
+    facts = dict(zip(_FACTS, map(str, (report.threat, report.weights_sha256, *told)), strict=True))
+    return facts | ({"passes": str(report.passes)} if report.passes > 1 else {})
 
 
 def room_for(path: Path, size: int) -> None:
@@ -93,7 +95,8 @@ def read(path: Path) -> Adversarial:
 def reevaluate(model: nn.Module, path: Path, *, weights_sha256: str | None = None) -> float:
     """The accuracy of `model` on saved adversarial images: exactly `report.robust` for the model they were found on.
 
-    Exactly, that is, on the same hardware with as many threads; it is judged at the batch size of the report.
+    Exactly, that is, on the same hardware with as many threads, and for a model that is not randomised; it is judged at
+    the batch size of the report.
 
     Args:
         weights_sha256: of the model's weights, to be compared with the file's; None: another model may be asked, too.
@@ -108,5 +111,6 @@ def reevaluate(model: nn.Module, path: Path, *, weights_sha256: str | None = Non
         raise IntegrityError(f"{path} was found on weights {found_on}, these are {weights_sha256}")
     usable(adversarial.pixels, adversarial.labels, classes=int(adversarial.labels.max()) + 1)
     with judging(model, int(adversarial.facts["seed"])):
-        hits = right(model, adversarial.pixels, adversarial.labels, int(adversarial.facts["batch"]))
+        batch, passes = int(adversarial.facts["batch"]), int(adversarial.facts.get("passes", 1))
+        hits = right(model, adversarial.pixels, adversarial.labels, batch, passes=passes)
     return int(hits.sum()) / len(hits)

@@ -24,13 +24,15 @@ QUERIES = 5000  # of Square, as in AutoAttack
 class Chosen(NamedTuple):
     """The name of the attack in the report, the engine behind it, and what it consists of.
 
-    passes: forward passes whose mean judges, for a randomised network.
+    passes: forward passes whose mean the attacks follow, for a randomised network.
+    judged_by: forward passes whose mean judges it.
     """
 
     name: str
     engine: str
     attacks: own.Sequence
     passes: int = 1
+    judged_by: int = 1
 
 
 def chosen(
@@ -65,7 +67,8 @@ def _asked(
             return Chosen("autoattack" + few, package, attacks)
         name = "autoattack" if spec.version == "standard" else f"autoattack-{spec.version}"
         attacks = own.autoattack(threat, classes=classes, version=spec.version, seed=seed)
-        return Chosen(name + few, ours, attacks, own.PASSES if spec.version == "rand" else 1)
+        passes = own.PASSES if spec.version == "rand" else 1
+        return Chosen(name + few, ours, attacks, passes, judged_by=passes)
     if spec.attack == "square":
         blind = " (black box)" if isinstance(model, BlackBox) else ""
         noise = noise_attack(model, threat, seed=seed)

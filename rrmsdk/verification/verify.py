@@ -22,7 +22,8 @@ from rrmsdk.schema.report import CLEAN_WRONG, ROBUST, UNJUDGED, Check, Report, w
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.verdict import Verdict
 from rrmsdk.verification import anytime, checks, provenance, saved
-from rrmsdk.verification.attacking import Found, Progress, Standing, attack_all, found, stand
+from rrmsdk.verification.adapting import adapted, after_square
+from rrmsdk.verification.attacking import Found, Progress, Standing, Tally, attack_all, found, stand
 from rrmsdk.verification.blackbox import BlackBox
 from rrmsdk.verification.journal import Journal
 from rrmsdk.verification.judge import excess, judging, right, slack
@@ -85,17 +86,20 @@ def verify(
         classes = checks.classes_of(model, to_unit(split.pixels[:2]).to(device_of(model)), info)
         checks.usable(split.pixels, split.labels, classes)
         how = chosen(model, threat, spec, classes, device_of(model), replay)
+        first = split.take(spec.batch).to(device_of(model))
+        looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, threat)
+        how = adapted(model, first, threat, spec, how, looked, classes)
         key = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name} | key_of(threat, spec, how)
         kept = Journal.nowhere() if journal is None else Journal.opened(journal, key)
-        first = split.take(spec.batch).to(device_of(model))
-        looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode)
-        standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes)
+        standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes, how.judged_by)
         verdict = _judge(standing, how, spec, share, progress)
+        how = _judge_further(standing, how, spec, share, progress, first, classes)
         what = found(standing, how.attacks)
-        looked += _checked_again(model, split, threat, spec.batch, what)
+        looked += _checked_again(standing, what)
     report = Report(
         attack=how.name, engine=how.engine, threat=threat, split=split_name, data=info, weights_sha256=weights_sha256,
-        seed=spec.seed, batch=spec.batch, attacks=what.results, checks=looked, **_counted(what.outcomes, verdict),
+        seed=spec.seed, batch=spec.batch, passes=how.judged_by, attacks=what.results, checks=looked,
+        **_counted(what.outcomes, verdict),
         versions=provenance.versions() | (model.versions if isinstance(model, BlackBox) else {}),
         hardware=provenance.hardware(device_of(model)), seconds=time.perf_counter() - started,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -124,9 +128,7 @@ def _judge(
     """Judge all images; with a floor, block after block of a random order until it is clear on which side they are."""
     of, done, verdict = len(standing.outcomes), 0, None
     for block in _blocks(of, spec, device_of(standing.model)):
-        attack_all(standing, how.attacks, block[share.number :: share.of], progress)
-        if share.of > 1:
-            _from_others(standing, how, block, share)
+        _together(standing, how, block, share, progress)
         done += len(block)
         if spec.at_least is not None:
             hits = standing.outcomes.count(ROBUST)
@@ -134,6 +136,30 @@ def _judge(
             if verdict.decided != "none":
                 break
     return verdict
+
+
+def _judge_further(
+    standing: Standing, how: Chosen, spec: VerifySpec, share: Share, progress: Progress | None, first: Split,
+    classes: int,
+) -> Chosen:  # fmt: skip
+    """What is still robust once more, if Square found what gradients did not show."""
+    results = found(standing, how.attacks).results
+    looked = checks.after(results, len(standing.outcomes), 0.0, 0.0, 0)
+    more = after_square(standing.model, first, standing.threat, spec, how, looked, classes)
+    if more is not how:
+        standing.tallies += [Tally() for _ in more.attacks[len(how.attacks) :]]
+        _together(standing, more, torch.arange(len(standing.outcomes)), share, progress, len(how.attacks))
+    return more
+
+
+def _together(
+    standing: Standing, how: Chosen, block: Int64[Tensor, " n"], share: Share, progress: Progress | None,
+    since: int = 0,
+) -> None:  # fmt: skip
+    """A block of images, this process's part and those of the others; attacks from number `since` on."""
+    attack_all(standing, how.attacks, block[share.number :: share.of], progress, since)
+    if share.of > 1:
+        _from_others(standing, how, block, share, since)
 
 
 def _blocks(of: int, spec: VerifySpec, device: torch.device) -> Iterator[Int64[Tensor, " n"]]:
@@ -144,18 +170,21 @@ def _blocks(of: int, spec: VerifySpec, device: torch.device) -> Iterator[Int64[T
         yield from order.split(min(spec.batch, _LOOK) if device.type == "cpu" else spec.batch)
 
 
-def _from_others(standing: Standing, how: Chosen, block: Int64[Tensor, " n"], share: Share) -> None:
+def _from_others(standing: Standing, how: Chosen, block: Int64[Tensor, " n"], share: Share, since: int) -> None:
     """What the other processes found about their part of a block; what one of them left out is done here."""
     share.wait()
     standing.journal.read()
     others = torch.ones(len(block), dtype=torch.bool)
     others[share.number :: share.of] = False
-    attack_all(standing, how.attacks, block[others])
+    attack_all(standing, how.attacks, block[others], first=since)
 
 
-def _checked_again(model: nn.Module, split: Split, threat: ThreatModel, batch: int, what: Found) -> tuple[Check, ...]:
+def _checked_again(standing: Standing, what: Found) -> tuple[Check, ...]:
     """Count everything once more, from the images that go into the file."""
-    again = right(model, what.pixels, split.labels, batch).tolist()
+    split, threat = standing.split, standing.threat
+    again = right(
+        standing.model, what.pixels, split.labels, standing.batch, passes=standing.judged_by
+    ).tolist()  # fmt: skip
     drift = sum(
         (outcome == ROBUST) != hit for outcome, hit in zip(what.outcomes, again, strict=True) if outcome != UNJUDGED
     )
