@@ -5,7 +5,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALLED_FROM := pyproject.toml constraints.txt
-# pytest's workers share the cores; more threads than cores only wait for each other.
+# pytest's workers share the cores; more threads than cores only wait for each other. A file's tests stay together.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 export PYTHONFAULTHANDLER := 1
 
 .PHONY: help quickstart test test-slow lint types wheel check clean
@@ -16,10 +17,10 @@ quickstart: $(VENV)/.run  ## transfer, attack, export and check a student on the
 	$(BIN)/rrmsdk quickstart --out runs/quickstart
 
 test: $(VENV)/.test  ## the quick tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu'
 
 test-gpu: $(VENV)/.test  ## the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

@@ -1,7 +1,7 @@
 """Our AutoAttack beside the authors' code: the same answer on each image, and how long each takes.
 
 Both attack the same images with the same threads in one process, in turn. The peer is `pyautoattack`'s own driver on
-the network as it is loaded. CPU time is given beside wall-clock time: it does not count what else the machine was doing.
+the network as it is loaded. CPU time is given beside wall-clock time: it does not count what other jobs took.
 A row that was measured is kept in `--work`, so an interrupted run goes on.
 
 `digits:METHOD` is a small network that is trained here first, in seconds, with the embedded teacher if it needs one.
