@@ -4,6 +4,7 @@ from rrmsdk.api import export, load, pull, push, train, transfer, zoo
 from rrmsdk.banking import bank
 from rrmsdk.certifying import certify
 from rrmsdk.corrupting import corrupt
+from rrmsdk.curving import curve
 from rrmsdk.diagnosing import diagnose
 from rrmsdk.errors import (
     DataError,
@@ -32,6 +33,7 @@ from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.corruption import Corruptions
+from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.diagnosis import Diagnosis
 from rrmsdk.schema.model import ModelConfig
@@ -47,10 +49,10 @@ from rrmsdk.verifying import verify
 __version__ = "0.1.0"
 
 __all__ = [
-    "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "DataError", "DataSpec", "Diagnosis",
+    "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "Curve", "DataError", "DataSpec", "Diagnosis",
     "DivergedError", "EndpointError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError",
     "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
     "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec",
-    "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "attack", "bank", "certify", "corrupt", "diagnose", "export",
-    "load", "predict", "pull", "push", "report", "robustify", "sweep", "train", "transfer", "verify", "zoo",
+    "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "attack", "bank", "certify", "corrupt", "curve", "diagnose",
+    "export", "load", "predict", "pull", "push", "report", "robustify", "sweep", "train", "transfer", "verify", "zoo",
 ]  # fmt: skip

@@ -106,7 +106,7 @@ def here(recipe: Recipe, folder: Path, method: Method, *, title: str, quiet: boo
 
 
 def rank(beside: str) -> None:
-    """One rank of a launched run or judgement. Its error is left for the starting process; restarted, it sees it and ends.
+    """One rank of a launched run or judgement. Its error is left for the starting process; a restarted rank ends.
 
     Torch's agent restarts all ranks whatever the cause, and only a death may go another way the next time. Of a peer
     that died a rank hears as a RuntimeError, so those are not left.

@@ -49,7 +49,8 @@ def test_pull_json_carries_card_and_report():
 
 
 @pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart",
-                                  "sweep", "diagnose", "corrupt", "certify", "report", "attack"])  # fmt: skip
+                                  "sweep", "diagnose", "corrupt", "certify", "curve", "report",
+                                  "attack"])  # fmt: skip
 def test_every_verb_explains_itself(verb):
     done = _rrmsdk(*verb.split(), "--help")
     assert done.returncode == 0

@@ -184,6 +184,39 @@ def _secret(variable: str) -> str:
 
 
 @app.command()
+def curve(
+    model: Model,
+    data: Data = None,
+    eps: Annotated[
+        str | None, typer.Option(help="0..16/255:8 (8 equal steps) or 2/255,4/255,8/255. Default: to twice the card's.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1. Default: as in the card.")] = None,
+    attack: Annotated[
+        Literal["fast", "autoattack", "apgd", "pgd"], typer.Option("--attack", "-a", help="At every radius.")
+    ] = "fast",
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the split, from its start; 0: all.")] = 500,
+    split: Annotated[Literal["test", "validation"], typer.Option(help="Which images.")] = "test",
+    steps: Annotated[int | None, typer.Option(help="Of apgd or pgd.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Of apgd or pgd.")] = None,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
+    out: Copy = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Robust accuracy of MODEL against eps, all radii for about twice the price of one: curve.json, curve.svg."""
+    found = rrmsdk.curve(
+        model, data, eps=eps, norm=norm, attack=attack, images=images, split=split, steps=steps, restarts=restarts,
+        batch=batch, seed=seed, out=out, quiet=quiet or as_json,
+    )  # fmt: skip
+    path = _own(model, out).path / bundles.CURVE
+    if as_json:
+        print_json({"path": str(path)} | found.model_dump(mode="json"))
+    else:
+        print(f"{found.summary()}\nwritten to {path}")
+
+
+@app.command()
 def report(
     model: Model,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The .html file. Default: runs/NAME.html.")] = None,

@@ -23,11 +23,11 @@ CARD, CONFIG, WEIGHTS, REPORT, README, RECIPE = (
     "card.json", "config.json", "model.safetensors", "report.json", "README.md", "recipe.toml",
 )  # fmt: skip
 ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
-CORRUPTIONS, CERTIFIED = "corruptions.json", "certified.json"
+CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.json"
 RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 EPOCHS = "epochs"  # bundles of the same run, stopped earlier, each in a folder named by its epoch; no part of this one
 NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
-BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED)
+BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE)
 
 
 class Bundle(Value):

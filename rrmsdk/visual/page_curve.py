@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rrmsdk.schema.curve import Distance
 from rrmsdk.schema.report import Share
-from rrmsdk.schema.threat import Radius
 
 
 class _Read(BaseModel):
@@ -18,7 +18,7 @@ class _Read(BaseModel):
 class AtEps(_Read):
     """interval: 95 % over the drawn images."""
 
-    eps: Radius
+    eps: Distance
     robust: Share
     interval: tuple[Share, Share]
 

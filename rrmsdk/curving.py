@@ -1,0 +1,108 @@
+"""The verb that attacks a bundle at many radii."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rrmsdk.api import _data_of, _device, _images, _needs_torch, _own
+from rrmsdk.diagnosing import _chosen, _sensible
+from rrmsdk.errors import FieldError
+from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.curve import Curve, read_radii
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.recipe import VerifySpec
+from rrmsdk.schema.threat import ThreatModel
+
+STEPS = 8
+PLOT = "curve.svg"  # beside the bundle's files and no part of it: the HTML report draws the curve itself
+
+
+def curve(
+    model: str | Path | Bundle,
+    data: str | DataSpec | Mapping[str, Any] | None = None,
+    *,
+    eps: str | Sequence[str | float | Fraction] | None = None,
+    norm: str | None = None,
+    attack: str = "fast",
+    images: int | None = 500,
+    split: str = "test",
+    steps: int | None = None,
+    restarts: int | None = None,
+    batch: int = 256,
+    seed: int = 0,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> Curve:
+    """Robust accuracy against eps; `curve.json` of the bundle, and `curve.svg` with the extra `report`.
+
+    The largest radius is attacked first, each smaller one only where the one above it broke the image, so all radii
+    together take about twice as long as one. Every point is an upper bound found by attacking, and none lies above the
+    one before it. An image that withstood at a larger radius is not attacked at the smaller ones; a check of the result
+    tells how many of a sample fall there after all. Another check attacks at a radius that no model can withstand
+    (Carlini et al. 2019, arXiv:1902.06705): a curve that does not end near 0 is a sign of masked gradients.
+
+    Args:
+        model, out: as in `verify`.
+        data: None: the data set of the bundle.
+        eps: `0..16/255:8` (8 equal steps), or ascending radii; accuracy at 0 is always told. None: up to twice the
+            radius of the bundle's card in 8 steps, which for linf:8/255 are those.
+        norm: `linf`, `l2` or `l1`; None: the card's.
+        attack: `fast`, `autoattack`, `apgd` or `pgd`, the last two with `steps` and `restarts`, as in `verify`.
+        images: of the split, from its start; None or 0: all.
+        split: `test` or `validation`.
+
+    Raises:
+        FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError
+    """
+    _needs_torch("curve")
+    from rrmsdk import models
+    from rrmsdk.training.log import progress
+    from rrmsdk.verification.curve import measure
+
+    asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed}
+    spec = value.parse(VerifySpec, asked, "curve")
+    _sensible(images=(images or 0, 0))
+    typed = None if eps is None else read_radii(eps)
+    if norm is not None:
+        value.parse(ThreatModel, {"norm": norm, "eps": 1}, "curve")
+    bundle = _own(model, out)
+    threat = bundle.card.threat
+    radii = typed or _around(threat, norm)
+    found = _images(_data_of(bundle, data), bundle)
+    chosen = _chosen(found, split, images or 0)
+    with progress(f"curve {bundle.card.name}", quiet) as bar:
+        result = measure(
+            models.from_bundle(bundle).to(_device()), chosen, radii, norm or threat.norm, spec, trained_for=threat,
+            info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split,
+            tell=lambda says, done, of: bar(done, of, says),
+        )  # fmt: skip
+    written = bundle.path / f".{bundles.CURVE}"
+    value.write(result, written)
+    bundle = bundles.update(bundle, {bundles.CURVE: written})
+    _draw(result, bundle.path / PLOT, quiet)
+    return result
+
+
+def _around(threat: ThreatModel, norm: str | None) -> tuple[Fraction, ...]:
+    """Up to twice the radius of the card. Raises FieldError: it says nothing of another norm."""
+    if norm not in (None, threat.norm):
+        raise FieldError(f"norm = '{norm}', but the model is of {threat}: say which radii, such as eps = '0..1:8'")
+    return tuple(2 * threat.eps * number / STEPS for number in range(1, STEPS + 1))
+
+
+def _draw(found: Curve, path: Path, quiet: bool) -> None:
+    from rrmsdk.visual import curve as plots
+    from rrmsdk.visual.figure import can_plot
+
+    if can_plot():
+        plots.curve(found, path)
+        return
+    path.unlink(missing_ok=True)  # of another curve
+    if not quiet:
+        print(f"no {PLOT} beside {bundles.CURVE}: it needs pip install 'rrmsdk[report]'", file=sys.stderr)
