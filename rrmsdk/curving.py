@@ -42,7 +42,7 @@ def curve(
     """Robust accuracy against eps; `curve.json` of the bundle, and `curve.svg` with the extra `report`.
 
     The largest radius is attacked first, each smaller one only where the one above it broke the image, so all radii
-    together take about twice as long as one. Every point is an upper bound found by attacking, and none lies above the
+    together share work. Every point is an upper bound found by attacking, and none lies above the
     one before it. An image that withstood at a larger radius is not attacked at the smaller ones; a check of the result
     tells how many of a sample fall there after all. Another check attacks at a radius that no model can withstand
     (Carlini et al. 2019, arXiv:1902.06705): a curve that does not end near 0 is a sign of masked gradients.

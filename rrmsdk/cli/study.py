@@ -204,7 +204,7 @@ def curve(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Robust accuracy of MODEL against eps, all radii for about twice the price of one: curve.json, curve.svg."""
+    """Robust accuracy of MODEL against eps, curve.json, curve.svg."""
     found = rrmsdk.curve(
         model, data, eps=eps, norm=norm, attack=attack, images=images, split=split, steps=steps, restarts=restarts,
         batch=batch, seed=seed, out=out, quiet=quiet or as_json,

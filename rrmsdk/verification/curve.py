@@ -1,4 +1,4 @@
-"""Robust accuracy at many radii for about twice the price of one: from the largest ball down."""
+"""Robust accuracy at many radii, with shared work: from the largest ball down."""
 
 from __future__ import annotations
 
