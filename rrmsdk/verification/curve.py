@@ -132,9 +132,10 @@ def fall(falling: Falling) -> None:
     pulled into the next ball and looked at, one forward pass; only where the model is right again is the image
     attacked. One that withstands is not attacked in smaller balls: whatever lies there, the attack did not find it
     where it could have. Attacks are heuristics, and this one might have found it there; then the point is still an
-    upper bound, but less tight than it could be, and `_spots` looks at how often. The dear thing is an attack that
-    finds nothing, and each image has at most one: attacking each radius for itself, or upwards from the smallest, has
-    one at every radius that the image withstands (benchmarks/curve.py compares them).
+    upper bound, but less tight than it could be. On digits `fast` found it for none of 4,321 pairs of image and radius
+    (benchmarks/curve.py), and `_spots` looks again each time. The dear thing is an attack that finds nothing, and each
+    image has at most one: attacking each radius for itself, or upwards from the smallest, has one at every radius that
+    the image withstands, and takes 2 to 5 times as long.
     """
     for number in range(len(falling.threats), 0, -1):
         began, threat = time.perf_counter(), falling.threats[number - 1]
