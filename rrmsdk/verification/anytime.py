@@ -59,7 +59,8 @@ def interval(n: int, hits: int, of: int, confidence: float) -> tuple[float, floa
     """
     _counts(n, hits, of, confidence)
     could = np.arange(hits, of - (n - hits) + 1)
-    inside = could[_log_chance(could, n, hits, of) > log1p(-confidence) + betaln(hits + 1, n - hits + 1)]
+    least = log1p(-confidence) + betaln(hits + 1, n - hits + 1) - 1e-9  # rounding never leaves out a K on the boundary
+    inside = could[_log_chance(could, n, hits, of) > least]
     return int(inside[0]) / of, int(inside[-1]) / of
 
 

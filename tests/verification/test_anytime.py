@@ -150,6 +150,11 @@ def test_misses_are_judged_as_hits_are(counts, data, confidence):
     assert interval(n, hits, of, confidence) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
+def test_a_count_on_the_boundary_is_inside_on_either_side():
+    assert interval(1, 0, 15, 1 / 3) == (0, 10 / 15)  # L(10) = 5 / 15 = (1 - 1/3) B(1, 2)
+    assert interval(1, 1, 15, 1 / 3) == (5 / 15, 1)
+
+
 @given(_counts(), some.floats(0, 1), CONFIDENCE)
 def test_all_images_judged_is_counting(counts, at_least, confidence):
     hits, _, of = counts
