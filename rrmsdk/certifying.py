@@ -71,9 +71,7 @@ def certify(
             info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split, seed=seed,
             batch=batch, tell=lambda done, of: bar(done, of, f"sigma {how.sigma:g}"),
         )  # fmt: skip
-    written = bundle.path / f".{bundles.CERTIFIED}"
-    value.write(result, written)
-    bundles.update(bundle, {bundles.CERTIFIED: written})
+    bundles.keep(bundle, bundles.CERTIFIED, result)
     return result
 
 

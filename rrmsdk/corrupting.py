@@ -9,7 +9,6 @@ from typing import Any
 from rrmsdk.api import _data_of, _device, _images, _needs_torch, _own
 from rrmsdk.diagnosing import _chosen, _sensible
 from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.data import DataSpec
@@ -56,7 +55,5 @@ def corrupt(
             models.from_bundle(bundle).to(_device()), chosen, info=found.info, split_name=split, seed=seed, batch=batch,
             weights_sha256=bundle.card.files[bundles.WEIGHTS], tell=bar,
         )  # fmt: skip
-    written = bundle.path / f".{bundles.CORRUPTIONS}"
-    value.write(result, written)
-    bundles.update(bundle, {bundles.CORRUPTIONS: written})
+    bundles.keep(bundle, bundles.CORRUPTIONS, result)
     return result

@@ -83,9 +83,7 @@ def curve(
             info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split,
             tell=lambda says, done, of: bar(done, of, says),
         )  # fmt: skip
-    written = bundle.path / f".{bundles.CURVE}"
-    value.write(result, written)
-    bundle = bundles.update(bundle, {bundles.CURVE: written})
+    bundles.keep(bundle, bundles.CURVE, result)
     _draw(result, bundle.path / PLOT, quiet)
     return result
 

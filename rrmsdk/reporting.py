@@ -18,18 +18,18 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.corruption import Corruptions
+from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.diagnosis import Diagnosis
 from rrmsdk.schema.report import Report
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.visual.page_curve import Curve
 
 if TYPE_CHECKING:
     from rrmsdk.data import Dataset
     from rrmsdk.verification import Adversarial
     from rrmsdk.visual.page_images import Seen
 
-DIAGNOSIS, CURVE = "diagnosis.json", "curve.json"
+DIAGNOSIS = "diagnosis.json"
 V = TypeVar("V", Corruptions, Certified, Curve)
 
 
@@ -77,7 +77,7 @@ def report(
     found, path = _report(bundle), _place(out, bundle)
     contents = page.Contents(
         card=bundle.card, report=found, seen=None, why_unseen=WITHOUT, diagnosis=_diagnosis(bundle, diagnosis),
-        curve=_in(bundle, CURVE, Curve, "curve"),
+        curve=_in(bundle, bundles.CURVE, Curve, "curve"),
         corruptions=_in(bundle, bundles.CORRUPTIONS, Corruptions, "corrupt"),
         certified=_in(bundle, bundles.CERTIFIED, Certified, "certify"),
         written_by=_written_by(),
@@ -122,8 +122,7 @@ def _in(bundle: Bundle, name: str, kind: type[V], verb: str) -> V | None:
     if not (bundle.path / name).is_file():
         return None
     found = value.read(kind, bundle.path / name)
-    if found.weights_sha256 is not None:
-        _of_these_weights(bundle, bundle.path / name, found.weights_sha256, verb)
+    _of_these_weights(bundle, bundle.path / name, found.weights_sha256, verb)
     return found
 
 

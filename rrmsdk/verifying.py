@@ -104,10 +104,7 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
     with nullcontext(distributed.Ranks(0, 1)) if alone else distributed.joined() as ranks:
         report = _judged(job, ranks)
         if ranks.number == 0:
-            folder = Path(job.folder)
-            written = folder / f".{bundles.REPORT}"
-            value.write(report, written)
-            bundles.update(bundles.read(folder), {bundles.REPORT: written})
+            bundles.keep(bundles.read(Path(job.folder)), bundles.REPORT, report)
             journal.discard(Path(job.journal))
         if ranks.world > 1:
             distributed.wait()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rrmsdk.attacks.autoattack import PASSES, climb
 from rrmsdk.attacks.geometry import Images
 from rrmsdk.attacks.gradients import MOST, can_be_followed
-from rrmsdk.attacks.searching import Searched, State, Stepped, tagged
+from rrmsdk.attacks.searching import Attack, Searched, State, tagged
 from rrmsdk.attacks.views import Averaged, Estimated, Rescaled, StraightThrough, sigma_of
 from rrmsdk.schema.threat import ThreatModel
 
@@ -52,7 +52,7 @@ class Look:
 def adaptive(
     model: nn.Module, x: Images, y: Int64[Tensor, " B"], threat: ThreatModel, failed: Iterable[str], *,
     classes: int, seed: int = 0, steps: int = 100,
-) -> tuple[Stepped, ...]:  # fmt: skip
+) -> tuple[Attack, ...]:  # fmt: skip
     """What may break a network that failed these checks; nothing where none of them is about gradients.
 
     randomised outputs: the mean of PASSES passes is followed (EOT, section 4.2)
@@ -75,7 +75,7 @@ def adaptive(
         if through.met:
             look = look.and_("bpda", "rounding as the identity backward", StraightThrough)
         rough = not mended
-    found: tuple[Stepped, ...] = ()
+    found: tuple[Attack, ...] = ()
     if look.names or look.passes > 1:
         found = _followed(threat, look, why, classes, seed, steps)
     return (*found, *_smoothed(threat, look, why, classes, seed, steps)) if rough or BLIND in failed else found
@@ -83,7 +83,7 @@ def adaptive(
 
 def _followed(
     threat: ThreatModel, look: Look, why: str, classes: int, seed: int, steps: int
-) -> tuple[Stepped, ...]:  # fmt: skip
+) -> tuple[Attack, ...]:  # fmt: skip
     """Along the gradient of the view: AutoAttack's AutoPGDs, those of `rand` for a randomised network."""
     attacks = [climb(threat, "ce", steps=steps, seed=seed)]
     if classes >= 4 and look.passes == 1:
@@ -96,7 +96,7 @@ def _followed(
 
 def _smoothed(
     threat: ThreatModel, look: Look, why: str, classes: int, seed: int, steps: int
-) -> tuple[Stepped, ...]:  # fmt: skip
+) -> tuple[Attack, ...]:  # fmt: skip
     """Where no gradient leads anywhere: those of neighbours, and differences."""
     loss = "dlr" if classes >= 3 else "ce"
     averaged = climb(threat, loss, steps=steps, seed=seed)
@@ -122,7 +122,7 @@ def _parts(network: Searched) -> dict[str, Any]:
     return {"network": network.network, "passes": network.passes, "lane": network.lane}
 
 
-def _changed(attack: Stepped, look: Look, why: str, further: Callable[[Searched, State], Searched]) -> Stepped:
+def _changed(attack: Attack, look: Look, why: str, further: Callable[[Searched, State], Searched]) -> Attack:
     """The attack on another look at the network; its settings say which and why."""
 
     def step(network: Searched, state: State) -> State:

@@ -15,7 +15,7 @@ from rrmsdk import draws
 from rrmsdk.attacks import losses
 from rrmsdk.attacks.geometry import Images, direction, project, random_start
 from rrmsdk.attacks.losses import Labels
-from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, per_image, tagged
+from rrmsdk.attacks.searching import Attack, Rows, Searched, State, per_image, tagged
 from rrmsdk.schema.threat import ThreatModel
 
 ALPHA = 0.75  # weight of the gradient step against the last movement
@@ -44,7 +44,7 @@ class Climb:
 
 def apgd(
     threat: ThreatModel, *, loss: str = "ce", steps: int = 100, restarts: int = 1, targets: int = 0, seed: int = 0
-) -> Stepped:
+) -> Attack:
     """AutoPGD in the L-inf or L2 ball.
 
     z^(k+1) = P(x^(k) + eta d(grad f(x^(k))))
@@ -64,7 +64,7 @@ def apgd(
     for begin, end in zip((0, *windows), windows, strict=False):
         at_end_of[end] = end - begin
     settings: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": restarts}
-    return Stepped(
+    return Attack(
         "apgd-t" if targets else f"apgd-{loss}", settings | ({"targets": targets} if targets else {}),
         turns=max(targets, restarts), length=steps + 1,
         start=partial(_start, threat=threat, seed=seed, targeted=targets > 0),

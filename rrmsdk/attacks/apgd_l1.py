@@ -14,7 +14,7 @@ from rrmsdk import draws
 from rrmsdk.attacks.apgd import LOSSES, nth_wrong_class
 from rrmsdk.attacks.geometry import Images
 from rrmsdk.attacks.losses import Labels
-from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, per_image, tagged
+from rrmsdk.attacks.searching import Attack, Rows, Searched, State, per_image, tagged
 from rrmsdk.schema.threat import ThreatModel
 
 RADII = (3, 2, 1)  # times eps; the first two find where to start in the last
@@ -55,7 +55,7 @@ class Plan:
 
 def apgd_l1(
     threat: ThreatModel, *, loss: str = "ce", steps: int = 100, restarts: int = 1, targets: int = 0, seed: int = 0
-) -> Stepped:
+) -> Attack:
     """AutoPGD in S, the intersection of the L1 ball with [0, 1]^d.
 
     u^(i+1) = x^(i) + eta s(grad f(x^(i)), k),    x^(i+1) = P_S(u^(i+1))
@@ -74,7 +74,7 @@ def apgd_l1(
     """
     planned = plan(float(threat.eps), steps)
     settings: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": restarts, "larger_eps_first": True}
-    return Stepped(
+    return Attack(
         "apgd-t" if targets else f"apgd-{loss}", settings | ({"targets": targets} if targets else {}),
         turns=max(targets, restarts), length=len(planned.check),
         start=partial(_start, largest=RADII[0] * float(threat.eps), seed=seed, targeted=targets > 0),

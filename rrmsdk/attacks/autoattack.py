@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from rrmsdk.attacks.apgd import apgd
 from rrmsdk.attacks.apgd_l1 import apgd_l1
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.fab import fab
-from rrmsdk.attacks.searching import Stepped
+from rrmsdk.attacks.searching import Attack, in_rounds
 from rrmsdk.attacks.square import square
 from rrmsdk.attacks.square_lp import square_lp
 from rrmsdk.schema.threat import ThreatModel
@@ -17,7 +17,7 @@ Version = Literal["standard", "plus", "rand"]
 
 PASSES = 20  # whose mean `rand` follows and judges by
 
-Sequence = tuple[Stepped | Attack, ...]
+Sequence = tuple[Attack, ...]
 
 
 def autoattack(threat: ThreatModel, *, classes: int, version: Version = "standard", seed: int = 0) -> Sequence:
@@ -65,32 +65,30 @@ FAST_STEPS, FAST_TARGETS = 50, 9  # chosen on 400 train images of digits: fewer 
 
 def climb(
     threat: ThreatModel, loss: str = "ce", *, steps: int = 100, restarts: int = 1, targets: int = 0, seed: int = 0
-) -> Stepped:
+) -> Attack:
     """AutoPGD for the norm."""
     norm = apgd_l1 if threat.norm == "l1" else apgd
     return norm(threat, loss=loss, steps=steps, restarts=restarts, targets=targets, seed=seed)
 
 
-def search(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, seed: int = 0) -> Stepped:
+def search(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, seed: int = 0) -> Attack:
     """Square for the norm."""
     norm = square if threat.norm == "linf" else square_lp
     return norm(threat, queries=queries, rescale=rescale, seed=seed)
 
 
-def _targeted(threat: ThreatModel, classes: int, targets: int, restarts: int, seed: int) -> Stepped | Attack:
+def _targeted(threat: ThreatModel, classes: int, targets: int, restarts: int, seed: int) -> Attack:
     """AutoPGD on the targeted DLR loss, or what is possible instead."""
     if classes >= 4:
         return climb(threat, "dlr-targeted", targets=targets, seed=seed)
     why = f"the targeted DLR loss needs 4 classes, the model has {classes}"
     instead = _dlr(threat, classes, restarts, seed)
     if not instead:
-        return Attack("apgd-t", {"skipped": why}, ())
+        return in_rounds("apgd-t", {"skipped": why}, ())
     (one,) = instead
-    return Stepped(
-        one.name, one.settings | {"instead_of": "apgd-t", "why": why}, one.turns, one.length, one.start, one.step
-    )
+    return replace(one, settings=one.settings | {"instead_of": "apgd-t", "why": why})
 
 
-def _dlr(threat: ThreatModel, classes: int, restarts: int, seed: int, steps: int = 100) -> tuple[Stepped, ...]:
+def _dlr(threat: ThreatModel, classes: int, restarts: int, seed: int, steps: int = 100) -> tuple[Attack, ...]:
     """AutoPGD on the DLR loss, which needs 3 classes."""
     return (climb(threat, "dlr", steps=steps, restarts=restarts, seed=seed),) if classes >= 3 else ()

@@ -17,7 +17,7 @@ from rrmsdk.attacks.apgd import nth_wrong_class
 from rrmsdk.attacks.geometry import Images, length, random_start
 from rrmsdk.attacks.hyperplane import towards_hyperplane
 from rrmsdk.attacks.losses import Labels
-from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, per_image, tagged
+from rrmsdk.attacks.searching import Attack, Rows, Searched, State, per_image, tagged
 from rrmsdk.schema.threat import ThreatModel
 
 ALPHA_MAX = 0.1  # largest weight of the point nearest to the natural image
@@ -35,7 +35,7 @@ class Walk:
     x: Images
 
 
-def fab(threat: ThreatModel, *, steps: int = 100, targets: int = 0, restarts: int = 1, seed: int = 0) -> Stepped:
+def fab(threat: ThreatModel, *, steps: int = 100, targets: int = 0, restarts: int = 1, seed: int = 0) -> Attack:
     """A walk along the decision boundary towards the natural image.
 
     f = z_t - z_y, linearised at x^(i):  pi = {v : f(x^(i)) + <grad f(x^(i)), v - x^(i)> = 0}
@@ -53,7 +53,7 @@ def fab(threat: ThreatModel, *, steps: int = 100, targets: int = 0, restarts: in
         restarts: of the untargeted one; the first starts at x.
     """
     settings: dict[str, Any] = {"steps": steps} | ({"targets": targets} if targets else {"restarts": restarts})
-    return Stepped(
+    return Attack(
         "fab-t" if targets else "fab", settings, turns=max(targets, restarts), length=steps,
         start=partial(_start, threat=threat, seed=seed, targeted=targets > 0),
         step=partial(_step, threat=threat, targeted=targets > 0),

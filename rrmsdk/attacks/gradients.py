@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import own_randomness
 from rrmsdk.attacks.geometry import Images, direction
 from rrmsdk.attacks.losses import towards
+from rrmsdk.attacks.untouched import own_randomness
 from rrmsdk.schema.threat import ThreatModel
 
 # With STEP = 1/4, the share of images of which a step keeps HALF: 1.00 for a natural network on digits (linf:1/10,

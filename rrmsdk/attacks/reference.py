@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import Attack, Round, frozen, own_randomness
+from rrmsdk.attacks.searching import Attack, Round, in_rounds
+from rrmsdk.attacks.untouched import frozen, own_randomness
 from rrmsdk.errors import MissingExtraError
 from rrmsdk.schema.threat import ThreatModel
 
@@ -29,7 +30,7 @@ def apgd_attack(
     success (Croce and Hein 2020, algorithm 1).
     """
     rounds = tuple(_round(_apgd(model, threat, loss, steps, 1, seed + restart), model) for restart in range(restarts))
-    return Attack(f"apgd-{loss}", {"loss": loss, "steps": steps, "restarts": restarts}, rounds)
+    return in_rounds(f"apgd-{loss}", {"loss": loss, "steps": steps, "restarts": restarts}, rounds)
 
 
 def autoattack_standard(
@@ -53,10 +54,10 @@ def autoattack_standard(
     official.apgd.logger = official.apgd_targeted.logger = _quiet()
     ce, fab, square = official.apgd, official.fab, official.square
     return (
-        Attack("apgd-ce", _settings(ce), (_round(ce, model),)),
+        in_rounds("apgd-ce", _settings(ce), (_round(ce, model),)),
         _second(model, threat, seed, official, classes),
-        Attack("fab-t", {"steps": fab.n_iter, "targets": fab.n_target_classes}, (_round(fab, model),)),
-        Attack("square", {"queries": square.n_queries, "restarts": square.n_restarts}, (_round(square, model),)),
+        in_rounds("fab-t", {"steps": fab.n_iter, "targets": fab.n_target_classes}, (_round(fab, model),)),
+        in_rounds("square", {"queries": square.n_queries, "restarts": square.n_restarts}, (_round(square, model),)),
     )
 
 
@@ -65,13 +66,13 @@ def _second(model: nn.Module, threat: ThreatModel, seed: int, official: Any, cla
     targeted = official.apgd_targeted
     if classes >= 4:
         settings = _settings(targeted) | {"targets": targeted.n_target_classes}
-        return Attack("apgd-t", settings, (_round(targeted, model),))
+        return in_rounds("apgd-t", settings, (_round(targeted, model),))
     why = f"the targeted DLR loss needs 4 classes, the model has {classes}"
     if classes == 3:
         dlr = _apgd(model, threat, "dlr", official.apgd.n_iter_orig, official.apgd.n_restarts, seed)
         dlr.use_largereps = official.apgd.use_largereps
-        return Attack("apgd-dlr", _settings(dlr) | {"instead_of": "apgd-t", "why": why}, (_round(dlr, model),))
-    return Attack("apgd-t", {"skipped": why}, ())
+        return in_rounds("apgd-dlr", _settings(dlr) | {"instead_of": "apgd-t", "why": why}, (_round(dlr, model),))
+    return in_rounds("apgd-t", {"skipped": why}, ())
 
 
 def _settings(apgd: Any) -> dict[str, Any]:

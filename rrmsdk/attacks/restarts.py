@@ -10,9 +10,9 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from rrmsdk import draws
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.geometry import Images, random_start
 from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.searching import Attack, in_rounds
 from rrmsdk.schema.threat import ThreatModel
 
 
@@ -65,4 +65,4 @@ def pgd_attack(model: nn.Module, threat: ThreatModel, *, steps: int = 20, restar
         return pgd_restarts(model, x, y, threat, steps=steps, seed=seed, ids=ids, first=restart)
 
     settings = {"loss": "ce", "steps": steps, "restarts": restarts, "rel_step": rel_step(steps), "start": "random"}
-    return Attack("pgd", settings, tuple(partial(one, restart=restart) for restart in range(restarts)))
+    return in_rounds("pgd", settings, tuple(partial(one, restart=restart) for restart in range(restarts)))

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrmsdk import draws
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.geometry import random_start
 from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.searching import Attack, in_rounds
 from rrmsdk.schema.threat import ThreatModel
 
 
@@ -19,7 +19,7 @@ def one_step_attack(model: nn.Module, threat: ThreatModel) -> Attack:
     def once(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         return pgd(lambda z: F.cross_entropy(model(z), y, reduction="sum"), x, threat, steps=1, rel_step=1.0)
 
-    return Attack("fgsm", {"loss": "ce", "steps": 1, "rel_step": 1.0, "start": "none"}, (once,))
+    return in_rounds("fgsm", {"loss": "ce", "steps": 1, "rel_step": 1.0, "start": "none"}, (once,))
 
 
 def noise_attack(model: nn.Module, threat: ThreatModel, *, tries: int = 10, seed: int = 0) -> Attack:
@@ -34,4 +34,4 @@ def noise_attack(model: nn.Module, threat: ThreatModel, *, tries: int = 10, seed
             found[broken] = tried[broken]
         return found
 
-    return Attack("noise", {"tries": tries, "seed": seed}, (some,))
+    return in_rounds("noise", {"tries": tries, "seed": seed}, (some,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.fx.experimental import optimization
 
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.geometry import Images
 from rrmsdk.errors import DataError
 
@@ -21,6 +20,7 @@ _SAME = 1e-3  # largest difference of logits, relative to the largest one, that 
 
 PerRow = Float[Tensor, " B"]
 Objective = Callable[[Tensor], Tensor]
+Round = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class State:
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """An attack that goes on step by step.
+class Attack:
+    """One attack of a sequence, as data and two functions of rows.
 
+    settings: what decides its strength; goes into the report as it is.
     turns: rows an image; those after the first are only for images that the earlier ones have not broken.
     length: steps of a row.
     """
@@ -153,19 +154,21 @@ class Nothing:
     """What an attack keeps that goes by rounds."""
 
 
-def in_rounds(attack: Attack) -> Stepped:
-    """An attack whose rounds are whole already, as one of one step a turn."""
+def in_rounds(name: str, settings: dict[str, Any], rounds: Sequence[Round]) -> Attack:
+    """An attack whose turns take one step each: given (pixels, labels, ids), a round gives pixels back.
+
+    Whatever it gives back is looked at by the judge. Without rounds the attack cannot run, and the settings say why.
+    """
 
     def step(network: Searched, state: State) -> State:
         adversarial = state.adversarial.clone()
         for turn in state.rows.turn.unique().tolist():
             here = state.rows.turn == turn
             rows = select(state.rows, here)
-            adversarial[here] = attack.rounds[turn](rows.x, rows.y, rows.ids)
+            adversarial[here] = rounds[turn](rows.x, rows.y, rows.ids)
         return replace(state, adversarial=adversarial, found=torch.ones_like(state.found), k=state.k + 1)
 
-    start = lambda rows: Nothing()  # noqa: E731
-    return Stepped(attack.name, attack.settings, turns=len(attack.rounds), length=1, start=start, step=step)
+    return Attack(name, settings, turns=len(rounds), length=1, start=lambda rows: Nothing(), step=step)
 
 
 T = TypeVar("T")
@@ -189,7 +192,7 @@ def joined(first: T, second: T) -> T:
     return replace(first, **both)  # type: ignore[type-var]
 
 
-def begun(attack: Stepped, rows: Rows) -> State:
+def begun(attack: Attack, rows: Rows) -> State:
     """Rows before their first step."""
     device, count = rows.x.device, len(rows.x)
     none = torch.zeros(count, dtype=torch.bool, device=device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rrmsdk import draws
 from rrmsdk.attacks import losses
 from rrmsdk.attacks.geometry import Images
-from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, per_image, select, tagged
+from rrmsdk.attacks.searching import Attack, Rows, Searched, State, per_image, select, tagged
 from rrmsdk.schema.threat import ThreatModel
 
 P_INIT = 0.8  # share of the image that the first squares cover, in AutoAttack
@@ -36,7 +36,7 @@ class Sample:
     u: Float[Tensor, "B _ _"]
 
 
-def square(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, seed: int = 0) -> Stepped:
+def square(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, seed: int = 0) -> Attack:
     """Random search in the corners of the L-inf ball.
 
     x' = P(x_best + delta), delta = +-2 eps in each channel on a random h x h square (algorithm 2), h^2 a share p of the
@@ -46,7 +46,7 @@ def square(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, s
         rescale: whether p's schedule, made for 10,000 queries, is shrunk to `queries`. AutoAttack does not.
     """
     settings: dict[str, Any] = {"queries": queries, "restarts": 1}
-    return Stepped(
+    return Attack(
         "square", settings, turns=1, length=queries + 1,
         start=partial(_stripes, eps=float(threat.eps), seed=seed),
         step=partial(_query, eps=float(threat.eps), seed=seed, p=shares(queries, rescale)),

@@ -14,7 +14,7 @@ from torch import Tensor
 from rrmsdk import draws
 from rrmsdk.attacks.apgd_l1 import nearest
 from rrmsdk.attacks.geometry import Images
-from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, per_image, tagged
+from rrmsdk.attacks.searching import Attack, Rows, Searched, State, per_image, tagged
 from rrmsdk.attacks.square import AHEAD, P_INIT, Sample, ahead, judged_query, shares, sides
 from rrmsdk.schema.threat import ThreatModel
 
@@ -38,7 +38,7 @@ class Shapes:
     reach: int
 
 
-def square_lp(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, seed: int = 0) -> Stepped:
+def square_lp(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False, seed: int = 0) -> Attack:
     """Random search on the surface of the L2 or L1 ball, moving what one window has changed to another.
 
     nu = x_best - x;  W1, W2 = two random windows of the same side
@@ -57,7 +57,7 @@ def square_lp(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False
     """
     eps, settings = float(threat.eps), {"queries": queries, "restarts": 1}
     size = (P_INIT / shares(queries, rescale)).log2().round().long()
-    return Stepped(
+    return Attack(
         "square", settings, turns=1, length=queries + 1,
         start=partial(_tiles, norm=threat.norm, eps=eps, seed=seed),
         step=partial(_query, norm=threat.norm, eps=eps, seed=seed, size=size),

@@ -148,6 +148,13 @@ def seal(path: Path, card: Card) -> Bundle:
     return Bundle(path=path, card=card)
 
 
+def keep(bundle: Bundle, name: str, record: Value) -> Bundle:
+    """Put what was found about a bundle into it, as JSON. Raises SaveError."""
+    written = bundle.path / f".{name}"
+    value.write(record, written)
+    return update(bundle, {name: written})
+
+
 def update(bundle: Bundle, staged: Mapping[str, Path]) -> Bundle:
     """Put finished files into a bundle, under their names in it, together with a card that names them.
 

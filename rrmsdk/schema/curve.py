@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 from rrmsdk.errors import FieldError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, Check, Share
-from rrmsdk.schema.threat import ThreatModel, _fraction
+from rrmsdk.schema.threat import ThreatModel, fraction
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
 
 UPPER_BOUNDS = (
@@ -31,7 +31,7 @@ def _not_negative(value: Fraction) -> Fraction:
 
 Distance = Annotated[
     Fraction,
-    BeforeValidator(_fraction),
+    BeforeValidator(fraction),
     AfterValidator(_not_negative),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string"}),
@@ -157,6 +157,6 @@ def _steps(low: str, rest: str, given: str, where: str) -> tuple[Fraction, ...]:
 
 def _radius(given: Any, where: str) -> Fraction:
     try:
-        return _not_negative(Fraction(_fraction(given.strip() if isinstance(given, str) else given)))  # type: ignore[arg-type]
+        return _not_negative(Fraction(fraction(given.strip() if isinstance(given, str) else given)))  # type: ignore[arg-type]
     except ValueError as exc:
         raise FieldError(f"{where} holds {given}: {exc}. For several, {LIKE}") from exc

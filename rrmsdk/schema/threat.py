@@ -11,7 +11,8 @@ from rrmsdk.errors import FieldError
 from rrmsdk.schema.value import Value, parse
 
 
-def _fraction(value: object) -> object:
+def fraction(value: object) -> object:
+    """A number or a text such as `8/255` as a fraction. Raises ValueError."""
     # A float is read as it is written (0.031 is 31/1000), not as its binary neighbour.
     if isinstance(value, float):
         value = repr(value)
@@ -31,7 +32,7 @@ def _positive(value: Fraction) -> Fraction:
 
 Radius = Annotated[
     Fraction,
-    BeforeValidator(_fraction),
+    BeforeValidator(fraction),
     AfterValidator(_positive),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string"}),

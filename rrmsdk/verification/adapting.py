@@ -8,7 +8,7 @@ from torch import nn
 
 from rrmsdk.attacks.adaptive import BLIND, RANDOMISED, adaptive
 from rrmsdk.attacks.autoattack import PASSES
-from rrmsdk.attacks.configured import device_of
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import Check
@@ -31,28 +31,19 @@ def adapted(
     failed = {check.name for check in checks if not check.ok}
     if RANDOMISED in failed and not isinstance(model, BlackBox):  # each answer of a black box has its price
         how = how._replace(judged_by=PASSES)
-    if not _goes_with(spec):
-        return how
-    few = first.to(device_of(model))
-    return _with(how, adaptive(
-        model, to_unit(few.pixels), few.labels, threat, failed, classes=classes, seed=spec.seed
-    ))  # fmt: skip
+    return _further(model, first, threat, spec, how, failed, classes) if _goes_with(spec) else how
 
 
 def after_square(
-    model: nn.Module, first: Split, threat: ThreatModel, spec: VerifySpec, how: Chosen, checks: Iterable[Check],
+    model: nn.Module, first: Split, threat: ThreatModel, spec: VerifySpec, how: Chosen, square: Check | None,
     classes: int,
 ) -> Chosen:  # fmt: skip
     """`how`, further, where Square found what gradients did not show and nothing before it had complained."""
-    blind = any(check.name == BLIND and not check.ok for check in checks)
     # With a floor, judging has ended with a verdict on the attacks so far.
-    if not blind or how.name.endswith(ADAPTED) or spec.at_least is not None or not _goes_with(spec):
+    if square is None or square.ok or how.name.endswith(ADAPTED) or spec.at_least is not None or not _goes_with(spec):
         return how
-    few = first.to(device_of(model))
     failed = {BLIND} | ({RANDOMISED} if how.judged_by > 1 else set())
-    return _with(how, adaptive(
-        model, to_unit(few.pixels), few.labels, threat, failed, classes=classes, seed=spec.seed
-    ))  # fmt: skip
+    return _further(model, first, threat, spec, how, failed, classes)
 
 
 def _goes_with(spec: VerifySpec) -> bool:
@@ -60,8 +51,11 @@ def _goes_with(spec: VerifySpec) -> bool:
     return spec.adaptive and spec.attack == "autoattack" and spec.engine == "native" and spec.version != "rand"
 
 
-def _with(how: Chosen, more: tuple) -> Chosen:
-    if not more:
-        return how
-    name = how.name if how.name.endswith(ADAPTED) else how.name + ADAPTED
-    return how._replace(name=name, attacks=(*how.attacks, *more))
+def _further(
+    model: nn.Module, first: Split, threat: ThreatModel, spec: VerifySpec, how: Chosen, failed: set[str], classes: int
+) -> Chosen:
+    """`how`, and after it what may break a network that failed these checks."""
+    few = first.to(device_of(model))
+    x, y = to_unit(few.pixels), few.labels
+    more = adaptive(model, x, y, threat, failed, classes=classes, seed=spec.seed)
+    return how._replace(name=how.name + ADAPTED, attacks=(*how.attacks, *more)) if more else how

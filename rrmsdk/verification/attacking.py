@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import Attack, device_of
-from rrmsdk.attacks.searching import Rows, Searched, State, Stepped, begun, in_rounds, joined, searched, select
+from rrmsdk.attacks.searching import Attack, Rows, Searched, State, begun, joined, searched, select
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED, AttackResult, wilson
 from rrmsdk.schema.threat import ThreatModel
@@ -85,7 +85,7 @@ class Standing:
         lawful = into_ball(state.adversarial[at], rows.x, self.threat)
         return misled(self.model, lawful, rows.y, self.judged_by), lawful
 
-    def break_(self, number: int, turn: int, position: int, pixels: Float32[Tensor, "C H W"]) -> None:
+    def fell(self, number: int, turn: int, position: int, pixels: Float32[Tensor, "C H W"]) -> None:
         """An image has fallen."""
         self.robust[position] = False
         self.pixels[position] = pixels
@@ -95,7 +95,7 @@ class Standing:
 
 
 def stand(
-    model: nn.Module, split: Split, threat: ThreatModel, attacks: Sequence[Attack | Stepped], batch: int,
+    model: nn.Module, split: Split, threat: ThreatModel, attacks: Sequence[Attack], batch: int,
     journal: Journal | None = None, passes: int = 1, judged_by: int = 1,
 ) -> Standing:  # fmt: skip
     """All images before the first attack, those that are wrong already counted out."""
@@ -118,7 +118,7 @@ def run(
     model: nn.Module,
     split: Split,
     threat: ThreatModel,
-    attacks: Sequence[Attack | Stepped],
+    attacks: Sequence[Attack],
     batch: int,
     progress: Progress | None = None,
 ) -> Found:
@@ -129,7 +129,7 @@ def run(
 
 
 def attack_all(
-    standing: Standing, attacks: Sequence[Attack | Stepped], positions: Int64[Tensor, " n"],
+    standing: Standing, attacks: Sequence[Attack], positions: Int64[Tensor, " n"],
     progress: Progress | None = None, first: int = 0,
 ) -> None:  # fmt: skip
     """All attacks (those from number `first` on) on some of the images, which are judged afterwards."""
@@ -138,15 +138,14 @@ def attack_all(
         if standing.outcomes[position] == UNJUDGED:
             standing.outcomes[position] = CLEAN_WRONG
     for number, attack in enumerate(attacks[first:], first):
-        one = attack if isinstance(attack, Stepped) else in_rounds(attack)
-        _attack(standing, one, number, positions, progress)
+        _attack(standing, attack, number, positions, progress)
     standing.journal.flush()
     for position in positions.tolist():
         if standing.outcomes[position] == UNJUDGED:
             standing.outcomes[position] = ROBUST
 
 
-def found(standing: Standing, attacks: Sequence[Attack | Stepped]) -> Found:
+def found(standing: Standing, attacks: Sequence[Attack]) -> Found:
     """What came out for the images that were judged."""
     results, judged = [], len(standing.outcomes) - standing.outcomes.count(UNJUDGED)
     left = judged - standing.outcomes.count(CLEAN_WRONG)
@@ -162,17 +161,18 @@ def found(standing: Standing, attacks: Sequence[Attack | Stepped]) -> Found:
     return Found(standing.pixels, "".join(standing.outcomes), tuple(results))
 
 
-def _by_restart(attack: Attack | Stepped, tally: Tally) -> dict[str, list[int]]:
-    turns = attack.turns if isinstance(attack, Stepped) else len(attack.rounds)
-    if turns < 2:
+def _by_restart(attack: Attack, tally: Tally) -> dict[str, list[int]]:
+    if attack.turns < 2:
         return {}
-    before = [sum(count for turn, count in tally.broken_in_turn.items() if turn < number) for number in range(turns)]
+    before = [
+        sum(count for turn, count in tally.broken_in_turn.items() if turn < number) for number in range(attack.turns)
+    ]
     name = "attacked_by_target" if "targets" in attack.settings else "attacked_by_restart"
     return {name: [tally.attacked - count for count in before]}
 
 
 def _attack(
-    standing: Standing, attack: Stepped, number: int, positions: Int64[Tensor, " n"], progress: Progress | None
+    standing: Standing, attack: Attack, number: int, positions: Int64[Tensor, " n"], progress: Progress | None
 ) -> None:
     """One attack on what is robust among the positions."""
     tally, journal, began, told = standing.tallies[number], standing.journal, time.perf_counter(), 0.0
@@ -183,7 +183,7 @@ def _attack(
     past = journal.past(number, standing.split.ids[left].tolist(), left)
     tally.seconds += past.seconds
     for turn, position, pixels in past.broken:
-        standing.break_(number, turn, position, pixels)
+        standing.fell(number, turn, position, pixels)
     waiting = (
         (turn, position) for turn in range(attack.turns) for position in left if (turn, position) not in past.survived
     )
@@ -199,7 +199,7 @@ def _attack(
     tally.seconds += time.perf_counter() - began
 
 
-def _steps(standing: Standing, attack: Stepped, number: int, waiting: Iterator[Row]) -> Iterator[tuple[int, int]]:
+def _steps(standing: Standing, attack: Attack, number: int, waiting: Iterator[Row]) -> Iterator[tuple[int, int]]:
     """Step after step until no row is left; tells steps of rows that have left, and of those that have not."""
     state: State | None = None
     inside: list[Row] = []
@@ -248,7 +248,7 @@ def _broken(standing: Standing, state: State, number: int, inside: list[Row]) ->
     for here, hit, pixels in zip(at.tolist(), wrong.tolist(), lawful.cpu(), strict=True):
         turn, position = inside[here]
         if hit and standing.robust[position]:
-            standing.break_(number, turn, position, pixels)
+            standing.fell(number, turn, position, pixels)
             broken.append((turn, position))
     return broken
 

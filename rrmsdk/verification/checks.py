@@ -88,7 +88,6 @@ def after(results: Sequence[AttackResult], images: int, excess: float, slack: fl
         excess: how far the farthest image lies outside the ball.
         drift: images whose outcome changed when all were judged once more at the end.
     """
-    square = sum(result.broken for result in results if result.name == "square") / images
     found = (
         Check(
             name="inside the ball", ok=excess <= slack, value=excess,
@@ -104,14 +103,20 @@ def after(results: Sequence[AttackResult], images: int, excess: float, slack: fl
         return (*found, Check(
             name="white box", ok=False, value=None,
             says="gradients were not available or not used, so this number is a weak upper bound; AutoAttack on the "
-            "network itself would be lower",
+            "network itself may be lower",
         ))  # fmt: skip
-    if not any(result.name == "square" and result.attacked for result in results):
-        return found
-    return (*found, Check(
-        name="black box beats white box", ok=square <= _SQUARE, value=square,
+    square = only_square(results, images)
+    return found if square is None else (*found, square)
+
+
+def only_square(results: Sequence[AttackResult], images: int) -> Check | None:
+    """Whether Square found what no gradient showed; None where it had nothing to attack."""
+    ran = [result for result in results if result.name == "square" and result.attacked]
+    share = sum(result.broken for result in ran) / images
+    return Check(
+        name="black box beats white box", ok=share <= _SQUARE, value=share,
         says="the share of images that only Square broke; above 0.002 the gradients may be masked",
-    ))  # fmt: skip
+    ) if ran else None  # fmt: skip
 
 
 def _train_mode(modules: int) -> Check:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
 from rrmsdk import draws
-from rrmsdk.attacks.configured import device_of
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.curve import Curve, Point
 from rrmsdk.schema.data import DataInfo

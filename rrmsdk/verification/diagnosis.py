@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import device_of
 from rrmsdk.attacks.geometry import random_start
 from rrmsdk.attacks.pgd import pgd
 from rrmsdk.attacks.restarts import rel_step
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.diagnosis import Change, Confidence, Scores
 from rrmsdk.schema.threat import ThreatModel

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import device_of, frozen, own_randomness
 from rrmsdk.attacks.geometry import Images, length, project
 from rrmsdk.attacks.losses import margin, towards
+from rrmsdk.attacks.untouched import device_of, frozen, own_randomness
 from rrmsdk.errors import DataError
 from rrmsdk.schema.threat import ThreatModel
 

@@ -12,10 +12,9 @@ from jaxtyping import Bool
 from torch import Tensor, nn, tensor
 
 from rrmsdk.attacks.autoattack import climb, search
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.restarts import pgd_attack
 from rrmsdk.attacks.sanity import noise_attack, one_step_attack
-from rrmsdk.attacks.searching import Stepped
+from rrmsdk.attacks.searching import Attack
 from rrmsdk.data import Split
 from rrmsdk.schema.diagnosis import Comparison
 from rrmsdk.schema.report import BROKEN_BY, ROBUST, Report, wilson
@@ -77,7 +76,7 @@ def masking(
         report: of this model, where it can be used (see `tells`); then only the short attacks are run.
     """
 
-    def broken(attack: Attack | Stepped) -> Bool[Tensor, " N"]:
+    def broken(attack: Attack) -> Bool[Tensor, " N"]:
         outcomes = run(model, split, threat, (attack,), batch, progress).outcomes
         return tensor([outcome != ROBUST for outcome in outcomes])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rrmsdk import files
-from rrmsdk.attacks.configured import Attack
+from rrmsdk.attacks.searching import Attack, in_rounds
 from rrmsdk.errors import DataError, MismatchError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.threat import ThreatModel
@@ -46,4 +46,4 @@ def replay(path: Path, threat: ThreatModel, info: DataInfo, split: str = "test")
         return found
 
     facts = {name: kept.facts[name] for name in ("weights_sha256", "attack", "seed")}
-    return Attack("replay", {"images": len(kept.labels), "file_sha256": files.sha256(path)} | facts, (again,))
+    return in_rounds("replay", {"images": len(kept.labels), "file_sha256": files.sha256(path)} | facts, (again,))

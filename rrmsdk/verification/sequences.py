@@ -9,9 +9,9 @@ from torch import nn
 
 from rrmsdk.attacks import autoattack as own
 from rrmsdk.attacks import reference
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.restarts import pgd_attack
 from rrmsdk.attacks.sanity import noise_attack
+from rrmsdk.attacks.searching import Attack
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.threat import ThreatModel
@@ -55,9 +55,7 @@ def chosen(
     return how._replace(name=f"replay + {how.name}", attacks=(replay, *how.attacks))
 
 
-def _asked(
-    model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str
-) -> Chosen:  # fmt: skip
+def _asked(model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str) -> Chosen:
     package, ours = (f"{name} {provenance.version(name)}" for name in ("pyautoattack", "rrmsdk"))
     few = "" if classes >= 4 else f" ({classes} classes)"
     steps, restarts, seed = spec.steps or 50, spec.restarts or 10, spec.seed

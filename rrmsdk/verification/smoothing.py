@@ -20,8 +20,8 @@ from scipy.stats import beta, binomtest
 from torch import Tensor, nn
 
 from rrmsdk import draws
-from rrmsdk.attacks.configured import device_of
 from rrmsdk.attacks.geometry import Images
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.certified import AtRadius, Certificate, Certified, Smoothing, held
 from rrmsdk.schema.data import DataInfo

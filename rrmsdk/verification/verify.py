@@ -13,7 +13,8 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from rrmsdk import draws
-from rrmsdk.attacks.configured import Attack, device_of
+from rrmsdk.attacks.searching import Attack
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.errors import DataError, SaveError
 from rrmsdk.schema.data import DataInfo
@@ -143,9 +144,8 @@ def _judge_further(
     classes: int,
 ) -> Chosen:  # fmt: skip
     """What is still robust once more, if Square found what gradients did not show."""
-    results = found(standing, how.attacks).results
-    looked = checks.after(results, len(standing.outcomes), 0.0, 0.0, 0)
-    more = after_square(standing.model, first, standing.threat, spec, how, looked, classes)
+    square = checks.only_square(found(standing, how.attacks).results, len(standing.outcomes))
+    more = after_square(standing.model, first, standing.threat, spec, how, square, classes)
     if more is not how:
         standing.tallies += [Tally() for _ in more.attacks[len(how.attacks) :]]
         _together(standing, more, torch.arange(len(standing.outcomes)), share, progress, len(how.attacks))

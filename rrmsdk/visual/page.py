@@ -18,13 +18,13 @@ from rrmsdk.errors import MissingExtraError
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.corruption import Corruptions
+from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.diagnosis import Diagnosis, Scores
 from rrmsdk.schema.report import UPPER_BOUND, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.visual import page_charts as charts
 from rrmsdk.visual import page_tables as tables
 from rrmsdk.visual.page_charts import MODEL, PALETTES, TEACHER, Chart
-from rrmsdk.visual.page_curve import Curve
 from rrmsdk.visual.page_tables import Heat, Table
 
 if TYPE_CHECKING:

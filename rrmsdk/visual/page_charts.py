@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 from rrmsdk.schema.certified import Certified
+from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.diagnosis import Change, Scores
 from rrmsdk.schema.report import Report, wilson
-from rrmsdk.visual.page_curve import Curve
 from rrmsdk.visual.page_tables import NUMBER, TEXT, Row, Table, percent
 
 # All text colours reach a contrast of 4.5 on their ground (WCAG 2, AA).

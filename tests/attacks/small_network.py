@@ -6,8 +6,9 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from rrmsdk.attacks.searching import Attack, Rows, Searched, begun
 from rrmsdk.data import Dataset, load, to_unit
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.threat import ThreatModel
@@ -20,6 +21,12 @@ L1 = ThreatModel.parse("l1:2")
 @cache
 def digits() -> Dataset:
     return load(DataSpec(name="digits"))
+
+
+def in_turn(attack: Attack, turn: int, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
+    """What one turn of an attack that goes by rounds gives back."""
+    rows = Rows(x, y, ids, torch.full_like(ids, turn), torch.zeros(len(x), 10))
+    return attack.step(Searched(nn.Identity()), begun(attack, rows)).adversarial
 
 
 @cache

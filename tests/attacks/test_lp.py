@@ -14,10 +14,9 @@ from scipy.optimize import minimize
 import rrmsdk
 from rrmsdk.attacks import losses
 from rrmsdk.attacks.apgd_l1 import apgd_l1, nearest, plan, sparse_step
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.geometry import length
 from rrmsdk.attacks.reference import _round, autoattack_standard
-from rrmsdk.attacks.searching import Rows, Searched, begun, tagged
+from rrmsdk.attacks.searching import Attack, Rows, Searched, begun, in_rounds, tagged
 from rrmsdk.attacks.square import shares
 from rrmsdk.attacks.square_lp import eta, moved, shapes_of, square_lp, windows
 from rrmsdk.data import load, to_unit
@@ -281,7 +280,7 @@ def test_the_same_seed_finds_the_same_images_at_any_batch_size(name):
 
 
 def official(attack, model) -> Attack:
-    return Attack("official", {}, (_round(attack, model),))
+    return in_rounds("official", {}, (_round(attack, model),))
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])

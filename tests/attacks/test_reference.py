@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from rrmsdk.attacks.configured import frozen
 from rrmsdk.attacks.geometry import length
 from rrmsdk.attacks.reference import apgd_attack, autoattack_standard
 from rrmsdk.attacks.restarts import pgd_attack, pgd_restarts, rel_step
+from rrmsdk.attacks.untouched import frozen
 from rrmsdk.data import to_unit
-from tests.attacks.small_network import L1, L2, LINF, digits, network
+from tests.attacks.small_network import L1, L2, LINF, digits, in_turn, network
 
 NORMS = pytest.mark.parametrize("threat", [LINF, L2, L1], ids=str)
 
@@ -38,10 +38,11 @@ def broken(model, adversarial, y):
 def apgd_ce(model, x, y, threat, *, steps, restarts, seed):
     """What its rounds find one after another; the natural image where none does."""
     found = x.clone()
-    for one_round in apgd_attack(model, threat, steps=steps, restarts=restarts, seed=seed).rounds:
+    attack = apgd_attack(model, threat, steps=steps, restarts=restarts, seed=seed)
+    for turn in range(attack.turns):
         left = ~broken(model, found, y)
         if left.any():
-            found[left] = one_round(x[left], y[left], y[left])
+            found[left] = in_turn(attack, turn, x[left], y[left], y[left])
     return found
 
 
@@ -71,7 +72,7 @@ def test_apgd_keeps_its_best_iterate_so_more_steps_and_restarts_never_break_less
 
 def test_apgd_of_the_rrm_paper_has_50_steps_and_10_restarts(model):
     attack = apgd_attack(model, LINF)
-    assert (attack.settings["steps"], attack.settings["restarts"], len(attack.rounds)) == (50, 10, 10)
+    assert (attack.settings["steps"], attack.settings["restarts"], attack.turns) == (50, 10, 10)
 
 
 @NORMS
@@ -101,7 +102,7 @@ def test_autoattack_on_3_classes_replaces_the_targeted_loss_and_says_why(model):
 
 def test_autoattack_on_2_classes_skips_the_targeted_loss_and_says_why(model):
     second = autoattack_standard(model, LINF, 0, classes=2)[1]
-    assert second.rounds == ()
+    assert second.turns == 0
     assert "needs 4 classes, the model has 2" in second.settings["skipped"]
 
 
@@ -111,8 +112,8 @@ def test_the_white_box_attacks_of_autoattack_run_on_few_classes(classes):
     at = (test.labels < classes).nonzero().flatten()[:8]
     x, y, ids = to_unit(test.pixels[at]), test.labels[at], test.ids[at]
     for attack in autoattack_standard(model, LINF, 0, classes=classes)[:3]:
-        for one_round in attack.rounds:
-            assert one_round(x, y, ids).shape == x.shape
+        for turn in range(attack.turns):
+            assert in_turn(attack, turn, x, y, ids).shape == x.shape
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -121,7 +122,7 @@ def test_an_attack_leaves_the_callers_randomness_and_the_gradients_of_the_weight
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    autoattack_standard(model, L2, 0, classes=10)[index].rounds[0](x, y, ids)
+    in_turn(autoattack_standard(model, L2, 0, classes=10)[index], 0, x, y, ids)
     assert torch.equal(torch.rand(3), expected)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
@@ -168,8 +169,9 @@ def test_the_rounds_of_pgd_together_are_pgd_with_restarts(model, images):
     x, y, ids = images
     at_once = broken(model, pgd_restarts(model, x, y, LINF, steps=2, restarts=4, seed=5, ids=ids), y)
     by_round = torch.zeros_like(at_once)
-    for one_round in pgd_attack(model, LINF, steps=2, restarts=4, seed=5).rounds:
-        by_round |= broken(model, one_round(x, y, ids), y)
+    attack = pgd_attack(model, LINF, steps=2, restarts=4, seed=5)
+    for turn in range(attack.turns):
+        by_round |= broken(model, in_turn(attack, turn, x, y, ids), y)
     assert torch.equal(by_round, at_once)
 
 

@@ -219,7 +219,7 @@ class Answering(nn.Module):
 def test_square_finding_what_gradients_did_not_is_followed_by_estimated_gradients():
     spec, few = VerifySpec(), digits().test.take(4)
     how = chosen(network(), THREAT, spec, 10)
-    told = (Check(name="black box beats white box", ok=False, value=0.1, says=""),)
+    told = Check(name="black box beats white box", ok=False, value=0.1, says="")
     more = after_square(network(), few, THREAT, spec, how, told, 10)
     assert more.attacks[:4] == how.attacks
     assert [attack.name for attack in more.attacks[4:]] == ["apgd-dlr+averaged", "apgd-dlr+nes"]

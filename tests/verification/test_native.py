@@ -119,7 +119,7 @@ def test_a_row_leaves_as_soon_as_its_image_is_broken_and_the_next_takes_its_plac
         sizes.append(len(state.k))
         return one.step(network, state)
 
-    watching = searching.Stepped(one.name, one.settings, one.turns, one.length, one.start, watched)
+    watching = searching.Attack(one.name, one.settings, one.turns, one.length, one.start, watched)
     found = outcomes(model, (watching,), threat, images=60, batch=8)
     full = [size for size in sizes if size == 8]
     assert found.count("a") > 40

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from rrmsdk.attacks.configured import Attack
 from rrmsdk.attacks.geometry import length
 from rrmsdk.attacks.restarts import pgd_restarts
+from rrmsdk.attacks.searching import in_rounds
 from rrmsdk.data import to_unit
 from rrmsdk.schema import value
 from rrmsdk.schema.recipe import VerifySpec
@@ -165,7 +165,7 @@ def test_a_restart_is_only_given_what_is_still_robust(model):
 
 def run_rounds(model, *rounds, threat=LINF, batch=IMAGES):
     """What a sequence of one-round attacks of our own finds on 32 digits."""
-    attacks = tuple(Attack(f"own {number}", {}, (one,)) for number, one in enumerate(rounds))
+    attacks = tuple(in_rounds(f"own {number}", {}, (one,)) for number, one in enumerate(rounds))
     with judging(model, 0):
         return run(model, digits().test.take(IMAGES), threat, attacks, batch)
 

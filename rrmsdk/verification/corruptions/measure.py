@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from rrmsdk.attacks.configured import device_of
+from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.corruption import Corrupted, Corruptions
 from rrmsdk.schema.data import DataInfo

@@ -1,31 +1,13 @@
-"""An attack with its settings, as data: what `verify` runs one after another."""
+"""What an attack leaves as it was: the model's weights and torch's generators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-Round = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Attack:
-    """One attack of a sequence.
-
-    settings: what decides its strength; goes into the report as it is.
-    rounds: one a restart. Each is given (pixels, labels, ids) of images that are still robust and gives pixels back,
-        adversarial where it found something. None: the attack cannot run, and the settings say why.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    rounds: tuple[Round, ...]
+from torch import nn
 
 
 def device_of(model: nn.Module) -> torch.device:
