@@ -2,7 +2,8 @@
 
 Both attack the same images with the same threads in one process, in turn. The peer is `pyautoattack`'s own driver on
 the network as it is loaded. CPU time is given beside wall-clock time: it does not count what other jobs took.
-A row that was measured is kept in `--work`, so an interrupted run goes on.
+A row that was measured is kept in `--work`, so an interrupted run goes on. `--again` also runs the authors' code with
+another seed: how far two runs of it agree is what "the same answer" can mean.
 
 `digits:METHOD` is a small network that is trained here first, in seconds, with the embedded teacher if it needs one.
 
@@ -83,12 +84,13 @@ def _measured(ref: str, threat: ThreatModel, args: argparse.Namespace) -> dict[s
     split = _images(args.data, args.images)
     ours = _timed(lambda: _ours(network, split, threat, autoattack(threat, classes=10, seed=0), args.batch))
     cheap = _timed(lambda: _ours(network, split, threat, fast(threat, classes=10, seed=0), args.batch))
-    theirs = _timed(lambda: _theirs(network, split, threat, args.batch))
+    theirs = _timed(lambda: _theirs(network, split, threat, args.batch, seed=0))
+    again = _theirs(network, split, threat, args.batch, args.again) if args.again is not None else None
     (found, wall, cpu), (_found, fast_wall, fast_cpu), (outcomes, their_wall, their_cpu) = ours, cheap, theirs
     return {
         "model": ref, "threat": str(threat), "images": len(split), "outcomes": found.outcomes, "theirs": outcomes,
         "seconds": [wall, cpu], "their_seconds": [their_wall, their_cpu], "fast": _found.outcomes,
-        "fast_seconds": [fast_wall, fast_cpu], "by_attack": [round(result.seconds, 1) for result in found.results],
+        "again": again, "fast_seconds": [fast_wall, fast_cpu], "by_attack": [round(result.seconds, 1) for result in found.results],
     }  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def _ours(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, b
         return run(network, split, threat, attacks, batch)
 
 
-def _theirs(network: nn.Module, split: Split, threat: ThreatModel, batch: int) -> str:
+def _theirs(network: nn.Module, split: Split, threat: ThreatModel, batch: int, seed: int) -> str:
     """Letters as ours, from the official driver run attack by attack on what is left, as it does itself."""
     from pyautoattack import AutoAttack
 
@@ -127,8 +129,8 @@ def _theirs(network: nn.Module, split: Split, threat: ThreatModel, batch: int) -
     for letter, name in zip("abcd", NAMES, strict=True):
         if not len(left):
             break
-        driver = AutoAttack(network, norm=norm, eps=float(threat.eps), seed=0, version="standard")
-        driver.attacks_to_run = [name if name != "fab-t" else "fab-t"]
+        driver = AutoAttack(network, norm=norm, eps=float(threat.eps), seed=seed, version="standard")
+        driver.attacks_to_run = [name]
         found, _ = driver.run_standard_evaluation(x[left], y[left], batch_size=batch)
         fell = torch.cat(
             [
@@ -148,17 +150,24 @@ def _theirs(network: nn.Module, split: Split, threat: ThreatModel, batch: int) -
 def _line(row: dict[str, Any]) -> str:
     of = row["images"]
     ours, theirs = (row[key].count(".") / of for key in ("outcomes", "theirs"))
-    same = sum((a == ".") == (b == ".") for a, b in zip(row["outcomes"], row["theirs"], strict=True)) / of
+    same = _agreement(row["outcomes"], row["theirs"])
     cheap = row["fast"].count(".") / of
     faster = [their / our for their, our in zip(row["their_seconds"], row["seconds"], strict=True)]
     share = [quick / our for quick, our in zip(row["fast_seconds"], row["seconds"], strict=True)]
     clean = 1 - row["outcomes"].count("x") / of
+    again = row["again"] or ""
+    twice = f"{again.count('.') / of:.4f} | {_agreement(again, row['theirs']):.2f}" if again else "- | -"
     return (
         f"| {row['model'].removeprefix('runs/')} | {row['threat']} | {of} | {clean:.4f} | {ours:.4f} | {theirs:.4f} | "
-        f"{100 * (ours - theirs):+.2f} | {100 * same:.2f} | {_letters(row['outcomes'])} | {_letters(row['theirs'])} | "
+        f"{100 * (ours - theirs):+.2f} | {same:.2f} | {twice} | {_letters(row['outcomes'])} | {_letters(row['theirs'])} | "
         f"{row['seconds'][1]:.0f} | {row['their_seconds'][1]:.0f} | {faster[1]:.2f} | {faster[0]:.2f} | "
         f"{cheap:.4f} | {100 * (cheap - ours):+.2f} | {share[1]:.3f} |"
     )
+
+
+def _agreement(some: str, others: str) -> float:
+    """The share of images, in %, on which both say robust or both say not."""
+    return 100 * sum((a == ".") == (b == ".") for a, b in zip(some, others, strict=True)) / len(some)
 
 
 def _letters(outcomes: str) -> str:
@@ -168,6 +177,7 @@ def _letters(outcomes: str) -> str:
 def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     head = (
         "model", "threat", "images", "clean", "robust, ours", "theirs", "difference, points", "same images, %",
+        "theirs, other seed", "same images as theirs, %",
         "broken by ce / t / fab / square, ours", "theirs", "CPU s, ours", "theirs", "times faster, CPU", "wall",
         "fast", "above AutoAttack, points", "of its CPU time",
     )  # fmt: skip
@@ -177,6 +187,7 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         f"# AutoAttack standard, ours beside the authors' code: {args.theme}", "",
         "The same images, seed and threads, one run each in one process, in turn. `fast` is APGD-CE, then targeted",
         "APGD in half as many steps; it is not AutoAttack. Robust accuracy is an upper bound found by attacking.",
+        *([f"The authors' code ran twice, the second time with seed {args.again}."] if args.again is not None else []),
         *([args.note] if args.note else []), "",
         "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(_line(row) for row in rows), "",
         f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.",
@@ -193,6 +204,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--again", type=int, help="also the authors' code with this seed")
     parser.add_argument("--note", default="", help="a sentence for the result file")
     parser.add_argument("--work", type=Path, default=Path("runs/autoattack"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
