@@ -90,7 +90,8 @@ def _measured(ref: str, threat: ThreatModel, args: argparse.Namespace) -> dict[s
     return {
         "model": ref, "threat": str(threat), "images": len(split), "outcomes": found.outcomes, "theirs": outcomes,
         "seconds": [wall, cpu], "their_seconds": [their_wall, their_cpu], "fast": _found.outcomes,
-        "again": again, "fast_seconds": [fast_wall, fast_cpu], "by_attack": [round(result.seconds, 1) for result in found.results],
+        "again": again, "fast_seconds": [fast_wall, fast_cpu],
+        "by_attack": [round(result.seconds, 1) for result in found.results],
     }  # fmt: skip
 
 
@@ -159,7 +160,8 @@ def _line(row: dict[str, Any]) -> str:
     twice = f"{again.count('.') / of:.4f} | {_agreement(again, row['theirs']):.2f}" if again else "- | -"
     return (
         f"| {row['model'].removeprefix('runs/')} | {row['threat']} | {of} | {clean:.4f} | {ours:.4f} | {theirs:.4f} | "
-        f"{100 * (ours - theirs):+.2f} | {same:.2f} | {twice} | {_letters(row['outcomes'])} | {_letters(row['theirs'])} | "
+        f"{100 * (ours - theirs):+.2f} | {same:.2f} | {twice} | "
+        f"{_letters(row['outcomes'])} | {_letters(row['theirs'])} | "
         f"{row['seconds'][1]:.0f} | {row['their_seconds'][1]:.0f} | {faster[1]:.2f} | {faster[0]:.2f} | "
         f"{cheap:.4f} | {100 * (cheap - ours):+.2f} | {share[1]:.3f} |"
     )
