@@ -51,6 +51,7 @@ def build(
     `preactresnet18`: shortcuts see the block's first activation, batch norm comes before the head (Rice et al. 2020).
     `-x`: shortcuts see the block's input. `-nobn`: no batch norm before the head. Both: Wong et al. 2020.
     `dm-`: DeepMind's (Gowal et al. 2020): SiLU, padding on one side at stride 2, 3x3 shortcuts in `dm-preactresnet18`.
+    `timm:NAME-convstem`: small convolutions in place of the patches of a ConvNeXt or ViT (Singh et al. 2023).
 
     Raises:
         RefError: nobody knows `arch`.

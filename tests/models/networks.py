@@ -52,6 +52,8 @@ CONFIGS = [
     config("timm:test_resnet"),
     config("timm:test_vit", width=24),
     config("timm:test_efficientnet", 8, 1),
+    config("timm:test_convnext-convstem"),
+    config("timm:test_vit-convstem", 96, 1),
 ]
 
 

@@ -166,6 +166,7 @@ def test_an_unknown_name_is_told_with_near_ones(arch, message):
         ({"arch": "vit_b_16", "width_mult": 2.0}, "vit_b_16 has one width only, not width_mult=2.0"),
         ({"arch": "timm:test_vit", "width_mult": 2.0}, "timm:test_vit has one width only, not width_mult=2.0"),
         ({"arch": "timm:test_vit", "input_size": 40}, "input_size 40 does not fit timm:test_vit"),
+        ({"arch": "timm:test_resnet-convstem"}, "timm:test_resnet-convstem: only ConvNeXts and ViTs of 16 px patches"),
         ({"arch": "timm:deit_tiny_distilled_patch16_224"}, "ends in tuple; an embedding is the input of a linear"),
     ],
 )  # fmt: skip
