@@ -23,7 +23,7 @@ from rrmsdk.schema.bundle import CONFIG, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.entry import External
-from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.model import ModelConfig, config_file
 from rrmsdk.schema.ref import Ref
 
 
@@ -86,8 +86,9 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
     beside = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         models.save(network, beside / WEIGHTS)
-        value.write(network.config, beside / CONFIG)
-        bundles.seal(beside, _card(entry, network.config, pulled))
+        card = _card(entry, network.config, pulled)
+        value.write(config_file(card.model, card.data.labels), beside / CONFIG)
+        bundles.seal(beside, card)
         _swap(beside, place)
     except OSError as exc:
         raise exc if isinstance(exc, SaveError) else SaveError(f"cannot write to {place}: {exc.strerror}") from exc

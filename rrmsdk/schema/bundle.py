@@ -15,7 +15,7 @@ from rrmsdk import files
 from rrmsdk.errors import DataError, IntegrityError, SaveError
 from rrmsdk.schema import value
 from rrmsdk.schema.card import Card, Score
-from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.model import ConfigFile
 from rrmsdk.schema.report import Report
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
 
@@ -136,7 +136,7 @@ def check(path: Path, card: Card) -> None:
         found = files.sha256(path / name)
         if found != promised:
             raise IntegrityError(f"{path / name} has sha256 {found}, its card says {promised}")
-    if value.read(ModelConfig, path / CONFIG) != card.model:
+    if value.read(ConfigFile, path / CONFIG).model != card.model:
         raise IntegrityError(f"{path / CONFIG} and the card describe two different networks")
 
 
