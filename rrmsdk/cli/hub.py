@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Model, app, print_json, show
+from rrmsdk.cli.app import AsJson, Model, Quiet, app, print_json, show
 
 
 @app.command()
@@ -24,8 +24,10 @@ def push(
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     tag: Annotated[str | None, typer.Option(help="Tag the commit, e.g. v1.")] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Put MODEL on the Hub, in one commit."""
+    _hush(quiet)
     url = rrmsdk.push(model, repo, private=private, message=message, tag=tag)
     print(json.dumps({"commit": url}) if as_json else url)
 
@@ -37,8 +39,10 @@ def pull(
     offline: Annotated[bool, typer.Option("--offline", help="Embedded and cached bundles only.")] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the Hub even where a copy lies here.")] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring a bundle here and check its hashes."""
+    _hush(quiet)
     show(rrmsdk.pull(ref, out, offline=offline, refresh=refresh), as_json)
 
 
@@ -61,3 +65,11 @@ def zoo(
         table.add_row(entry.ref, entry.data, str(entry.threat), *figures, f"{entry.size / 1e6:.1f}", entry.source)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     print("robust: share of the test images still right after the attack named beside it; an upper bound")
+
+
+def _hush(quiet: bool) -> None:
+    """The client's own bars; it shows none where stderr is no terminal."""
+    if quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
