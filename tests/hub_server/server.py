@@ -6,7 +6,8 @@ import json
 import secrets
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
@@ -49,7 +50,7 @@ class HubServer(ThreadingHTTPServer):
         self.page: int | None = None
         self.secret = secrets.token_bytes(16)
         self.requests: list[tuple[str, str, str | None]] = []
-        self.heads: list[Mapping[str, str]] = []
+        self.heads: list[Message] = []
         self.lock = threading.RLock()
         self.stopping = threading.Event()
 
@@ -99,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         server, authorization = self.server, self.headers.get("Authorization")
         with server.lock:
             server.requests.append((self.command, self.path, authorization))
-            server.heads.append(dict(self.headers))
+            server.heads.append(self.headers)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         trouble = server.trouble(self.command, self.path)
         if trouble == "stall":
