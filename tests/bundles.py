@@ -48,6 +48,14 @@ def make_bundle(folder: Path, *, seed: int = 0, attacked: bool = True, **fields:
     return bundle.seal(folder, Card(**{**about, "model": model, "data": DIGITS, "threat": THREAT, **fields}))
 
 
+def make_large(folder: Path, size: int, *, seed: int = 0) -> Bundle:
+    """A bundle whose weights take `size` bytes and a little more; they do not compress."""
+    made = make_bundle(folder, seed=seed, attacked=False)
+    ballast = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    files.write_bytes(made.weights, save({"ballast": ballast}))
+    return bundle.seal(folder, made.card)
+
+
 def _report(weights_sha256: str) -> Report:
     """Ten images: one wrong from the start, two broken."""
     return Report(

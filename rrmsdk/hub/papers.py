@@ -13,7 +13,7 @@ PAPERS = {
     "ard": "Goldblum et al. Adversarially Robust Distillation. AAAI 2020. arXiv:1905.09747",
     "rslad": "Zi et al. Revisiting Adversarial Robustness Distillation: Robust Soft Labels Make Student Better. "
     "ICCV 2021. arXiv:2108.07969",
-    "iad": "Zhu et al. Reliable Adversarial Distillation with Unreliable Teachers. ICLR 2022. arXiv:2106.04928",
+    "iad1": "Zhu et al. Reliable Adversarial Distillation with Unreliable Teachers. ICLR 2022. arXiv:2106.04928",
     "adaad": "Huang et al. Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation. "
     "CVPR 2023",
     "igdm": "Lee, Cho, Kim. Indirect Gradient Matching for Adversarial Robust Distillation. ICLR 2025. "
@@ -28,9 +28,12 @@ PAPERS = {
     "trades": "Zhang et al. Theoretically Principled Trade-off between Robustness and Accuracy. ICML 2019. "
     "arXiv:1901.08573",
     "mart": "Wang et al. Improving Adversarial Robustness Requires Revisiting Misclassified Examples. ICLR 2020",
+    "awp": "Wu, Xia, Wang. Adversarial Weight Perturbation Helps Robust Generalization. NeurIPS 2020. arXiv:2004.05884",
     "autoattack": "Croce, Hein. Reliable evaluation of adversarial robustness with an ensemble of diverse "
     "parameter-free attacks. ICML 2020. arXiv:2003.01690",
 }
+
+PAPERS |= {"iad2": PAPERS["iad1"], "adaiad": PAPERS["adaad"]}
 
 
 def cited(method: str, attack: str | None) -> list[str]:

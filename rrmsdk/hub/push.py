@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import get_token
+from huggingface_hub.utils import get_token, httpx
 
 from rrmsdk.errors import HubError, IntegrityError, MismatchError
 from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
@@ -59,15 +60,18 @@ def push(
     if hub.token is None and get_token() is None:
         raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
     page = _page(bundle, repo)
+    said = message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}"
     with in_our_words(hub, f"push to {repo}"), ExitStack() as opened:
         parent = _parent(hub, repo, branch, private)
-        done = hub.api.create_commit(
-            repo,
-            _operations(bundle, page, parent, hub, opened),
-            commit_message=message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}",
-            revision=branch,
-            parent_commit=parent.oid,
-        )
+        send = partial(hub.api.create_commit, repo, commit_message=said, revision=branch, parent_commit=parent.oid)
+        try:
+            done = send(_operations(bundle, page, parent, hub, opened))
+        except httpx.TransportError:
+            now = look(hub, repo, branch)
+            if now.oid == parent.oid:
+                raise
+            # The answer may be lost and the commit made: then nothing is left to send. Another's commit refuses this.
+            done = send(_operations(bundle, page, now, hub, opened))
         if tag is not None:
             _tag(hub.api, repo, tag, done.oid)
     return str(done.commit_url)

@@ -187,5 +187,5 @@ class TestHostileHub:
         hub.etag = name
         with pytest.raises((IntegrityError, HubError)):
             fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
-        assert not [path for path in tmp_path.rglob("*escaped*")]
+        assert not list(tmp_path.rglob("*escaped*"))
         assert not Path("/tmp/escaped").exists()

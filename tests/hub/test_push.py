@@ -51,7 +51,7 @@ def test_a_push_is_one_commit_of_exactly_the_bundle(hub: HubServer, made: Bundle
     (made.path / "optimizer.pt").write_bytes(b"not part of the bundle")
     push_to(hub, made)
     assert [commit.title for commit in there(hub).commits.values()] == ["initial commit", "made: cnn, linf:1/10"]
-    assert set(held(hub)) == {".gitattributes", CARD, README, *made.card.files}
+    assert set(held(hub)) == {".gitattributes", CARD, README, "preprocessor_config.json", *made.card.files}
 
 
 def test_pushing_the_same_bundle_twice_makes_no_second_commit(hub: HubServer, made: Bundle) -> None:
