@@ -153,11 +153,19 @@ def push(model: str | Path | Bundle, repo: str, **settings: Any) -> str:
 
 
 def pull(ref: str, out: str | Path | None = None, **settings: Any) -> Bundle:
-    """Bring a bundle here, hashes checked; `out` copies it into a folder of yours."""
+    """Bring a bundle here, hashes checked, and its signature where RRMSDK_TRUST asks for one; `out` copies it into a
+    folder of yours.
+    """
     from rrmsdk import hub
+    from rrmsdk.runtime import signature
 
-    bundle = hub.fetch(_model_ref(ref), **settings).bundle
-    return bundle if out is None else _copied(bundle, Path(out))
+    found = hub.fetch(_model_ref(ref), **settings)
+    if out is None:
+        return found.bundle
+    copy = _copied(found.bundle, Path(out))
+    if found.revision is not None:  # a copy that lay there already may be another's
+        signature.required(copy.path)
+    return copy
 
 
 def load(ref: str | Path | Bundle) -> Classifier:
@@ -215,8 +223,8 @@ def _copied(bundle: Bundle, folder: Path) -> Bundle:
     shutil.rmtree(beside, ignore_errors=True)
     try:
         # A copy on this machine keeps what says where its images lie here.
-        run = [bundles.RUN] if (bundle.path / bundles.RUN).is_file() else []
-        for name in (*bundle.card.files, bundles.CARD, *run):
+        beyond = [name for name in (bundles.RUN, bundles.SIGNATURE) if (bundle.path / name).is_file()]
+        for name in (*bundle.card.files, bundles.CARD, *beyond):
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, beside / name)
         beside.replace(folder)

@@ -15,7 +15,8 @@ RINGS = [
     {"hub", "runtime"},
     {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
     {"api", "banking", "certifying", "cli", "corrupting", "curving", "diagnosing", "launching", "predicting"}
-    | {"quickstart", "judging", "reporting", "robustify", "sweeping", "teachers", "verifying", "__main__", "rrmsdk"},
+    | {"quickstart", "judging", "reporting", "robustify", "signing", "sweeping", "teachers", "verifying", "__main__"}
+    | {"rrmsdk"},
 ]
 # A bundle's verbs are those of the public package, said of the bundle.
 OUTWARD = {("schema/bundle.py", "rrmsdk")}

@@ -23,8 +23,9 @@ from rrmsdk.hub.client import (
     revision_name,
     whole,
 )
+from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle, value
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, SIGNATURE, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.ref import Ref, split_epoch
 
@@ -74,7 +75,8 @@ def fetch(
         RefError: nothing has that name, or what has it is no bundle.
         DataError, FieldError: a folder without a card, or a card that this rrmsdk cannot read.
         HubError: the Hub cannot be reached or refused.
-        IntegrityError: a file is not the one the card names.
+        IntegrityError: a file is not the one the card names; or RRMSDK_TRUST is set, and what came from the Hub or the
+            cache is not signed by one of its keys.
         SaveError: the cache cannot be written.
     """
     known = embedded.names(zoo)
@@ -154,7 +156,9 @@ def _kept(hub: Hub, wanted: _Wanted) -> Fetched | None:
 def _verified(snapshot: Path) -> Fetched:
     if not whole(snapshot / CARD):
         raise IntegrityError(f"{snapshot / CARD} is not what the Hub sent")
-    return Fetched(bundle.read(snapshot), snapshot.name)
+    found = Fetched(bundle.read(snapshot), snapshot.name)
+    signature.required(snapshot)
+    return found
 
 
 def _pull(hub: Hub, wanted: _Wanted) -> Fetched:
@@ -182,4 +186,4 @@ def _promised(card: Card, wanted: _Wanted, commit: Commit) -> dict[str, str | No
         raise IntegrityError(f"{wanted.spelt}: its card names {strange}, which no bundle has. Is this rrmsdk too old?")
     if missing := sorted(set(card.files) - set(commit.files)):
         raise IntegrityError(f"{wanted.spelt}: its card names {missing}, which the repository does not hold")
-    return {**card.files, **({README: None} if README in commit.files else {})}
+    return {**card.files, **{name: None for name in (README, SIGNATURE) if name in commit.files}}

@@ -10,11 +10,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import get_token
 
-from rrmsdk.errors import HubError
+from rrmsdk.errors import HubError, IntegrityError
 from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
 from rrmsdk.hub.readme import render
+from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, README, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, README, SIGNATURE, Bundle
 
 PUBLIC = "https://huggingface.co"
 
@@ -33,8 +34,8 @@ def push(
     """Write the bundle to `repo` in one commit, and give the commit's address.
 
     The repository (and the branch `revision`) is made when there is none. Afterwards it holds the card, the files the
-    card names and README.md; a file of an earlier bundle that this one lacks goes, foreign files stay. What is there
-    already is not sent again: pushing the same bundle twice makes no second commit.
+    card names, the signature if there is one, and README.md; a file of an earlier bundle that this one lacks goes,
+    foreign files stay. What is there already is not sent again: pushing the same bundle twice makes no second commit.
 
     Args:
         private: whether a repository that is made here is private; one that exists stays as it is.
@@ -42,13 +43,14 @@ def push(
         tag: a name for the commit.
 
     Raises:
-        IntegrityError: a file is not the one the card names; nothing was sent.
+        IntegrityError: a file is not the one the card names, or the one that was signed; nothing was sent.
         RefError: `repo` cannot name a repository.
         HubError: no token, not reachable, refused, or somebody else pushed meanwhile.
     """
     repository(repo)
     branch = revision_name(revision)
     bundle = bundles.read(bundle.path)
+    signed = _signed(bundle)
     hub = door(endpoint, token)
     if hub.token is None and get_token() is None:
         raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
@@ -57,7 +59,7 @@ def push(
         parent = _parent(hub, repo, branch, private)
         done = hub.api.create_commit(
             repo,
-            _operations(bundle, page, parent, hub, opened),
+            _operations(bundle, signed, page, parent, hub, opened),
             commit_message=message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}",
             revision=branch,
             parent_commit=parent.oid,
@@ -85,12 +87,25 @@ def _parent(hub: Hub, repo: str, branch: str, private: bool) -> Commit:
 
 
 def _operations(
-    bundle: Bundle, page: bytes, parent: Commit, hub: Hub, opened: ExitStack
+    bundle: Bundle, signed: bool, page: bytes, parent: Commit, hub: Hub, opened: ExitStack
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
-    names = [CARD, *sorted(bundle.card.files)]
+    names = [CARD, *sorted(bundle.card.files), *([SIGNATURE] if signed else [])]
     adds = [CommitOperationAdd(name, _content(bundle.path / name, hub, opened)) for name in names]
-    stale = [name for name in BUNDLE_FILES if name in parent.files and name not in names]
+    stale = [name for name in (*BUNDLE_FILES, SIGNATURE) if name in parent.files and name not in names]
     return [*adds, CommitOperationAdd(README, page), *(CommitOperationDelete(name) for name in stale)]
+
+
+def _signed(bundle: Bundle) -> bool:
+    """Whether it has a signature. Raises IntegrityError: it has, but one of before a change."""
+    if not (bundle.path / SIGNATURE).is_file():
+        return False
+    travelling = {CARD, *bundle.card.files} | ({README} if (bundle.path / README).is_file() else set())
+    try:
+        signature.fits(bundle.path, travelling)
+    except IntegrityError as exc:
+        again = f"Sign again: rrmsdk sign path:{bundle.path} --key KEY, or remove {SIGNATURE}"
+        raise IntegrityError(f"{exc}. The bundle was changed after it was signed. {again}") from exc
+    return True
 
 
 def _page(bundle: Bundle, repo: str) -> bytes:
