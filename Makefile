@@ -34,7 +34,7 @@ types: $(VENV)/.dev  ## pyright
 
 wheel: $(VENV)/.dev  ## build the wheel and the sdist into dist/
 	rm -rf dist && $(BIN)/python -m build
-	$(BIN)/python -m zipfile -l dist/*.whl | grep -q 'rrmsdk/_zoo/resnet18-linf/model.safetensors'
+	$(BIN)/python -m zipfile -l dist/*.whl | grep -q 'rrmsdk/_zoo/embedded/resnet18-linf/model.safetensors'
 
 check: test lint types wheel  ## what a change has to pass
 

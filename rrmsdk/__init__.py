@@ -1,6 +1,6 @@
 """Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it."""
 
-from rrmsdk.api import export, load, pull, push, train, transfer, zoo
+from rrmsdk.api import export, load, pull, push, train, transfer
 from rrmsdk.banking import bank
 from rrmsdk.certifying import certify
 from rrmsdk.corrupting import corrupt
@@ -47,6 +47,7 @@ from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.signing import sign, verify_signature
 from rrmsdk.sweeping import sweep
 from rrmsdk.verifying import verify
+from rrmsdk.zooing import ZooCheck, zoo, zoo_build, zoo_check, zoo_show
 
 __version__ = "0.1.0"
 
@@ -55,7 +56,7 @@ __all__ = [
     "DivergedError", "EndpointError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError",
     "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
     "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Signed",
-    "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "attack", "bank", "certify", "corrupt", "curve",
-    "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "sign", "sweep", "train",
-    "transfer", "verify", "verify_signature", "zoo",
+    "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack", "bank", "certify",
+    "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "sign", "sweep",
+    "train", "transfer", "verify", "verify_signature", "zoo", "zoo_build", "zoo_check", "zoo_show",
 ]  # fmt: skip

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk import launching, teachers, verifying
-from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
+from rrmsdk import converting, launching, teachers, verifying
+from rrmsdk.errors import MismatchError
+from rrmsdk.opening import (
+    as_value,
+    copied,
+    data_of,
+    fields_of,
+    images_of,
+    model_ref,
+    needs_torch,
+    opened,
+    owned,
+    threat_of,
+)
+from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import Recipe, StudentSpec, TrainSpec, VerifySpec
-from rrmsdk.schema.ref import Ref, without_place
+from rrmsdk.schema.ref import without_place
 from rrmsdk.schema.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from rrmsdk.hub import Listed
     from rrmsdk.methods import Method
     from rrmsdk.models import Classifier
 
@@ -59,19 +70,19 @@ def transfer(
         RefError, FieldError, MismatchError, DataError, HubError, IntegrityError, DivergedError, SaveError, OutOfMemory,
         RankError
     """
-    _needs_torch("transfer")
+    needs_torch("transfer")
     from rrmsdk import methods
 
     refs = (teacher,) if isinstance(teacher, str) else tuple(teacher)
     first = teachers.fetch(refs[:1])[0].bundle.card
     arch: Fields | StudentSpec = {"arch": student, "width": "teacher"} if isinstance(student, str) else student
-    how = method if isinstance(method, methods.Method) else methods.parse(dict(_fields(method, "name")))
+    how = method if isinstance(method, methods.Method) else methods.parse(dict(fields_of(method, "name")))
     fields = {
-        "teacher": refs[0] if len(refs) == 1 else refs, "student": _as(StudentSpec, arch, "arch"),
-        "data": _as(DataSpec, data, "name"),
-        "threat": first.threat if threat is None else _threat(threat),
-        "method": _described(how), "train": _as(TrainSpec, train or {}, "epochs"),
-        "verify": _as(VerifySpec, verify or {}, "attack"), "seed": seed,
+        "teacher": refs[0] if len(refs) == 1 else refs, "student": as_value(StudentSpec, arch, "arch"),
+        "data": as_value(DataSpec, data, "name"),
+        "threat": first.threat if threat is None else threat_of(threat),
+        "method": _described(how), "train": as_value(TrainSpec, train or {}, "epochs"),
+        "verify": as_value(VerifySpec, verify or {}, "attack"), "seed": seed,
     }  # fmt: skip
     recipe = value.parse(Recipe, fields, "recipe")
     folder = Path(out) if out else Path("runs") / _name(recipe)
@@ -93,7 +104,7 @@ def train(
     Raises:
         As `transfer`.
     """
-    _needs_torch("train")
+    needs_torch("train")
     from rrmsdk import methods
 
     if isinstance(recipe, str | Path):
@@ -123,7 +134,7 @@ def export(
         ParityError: the graph and the network disagree; the bundle is as it was.
         ExportError, MissingExtraError
     """
-    _needs_torch("export")
+    needs_torch("export")
     import torch.nn.functional as F
 
     from rrmsdk import data as rooms
@@ -133,8 +144,8 @@ def export(
 
     if not onnx:
         raise MismatchError("nothing to export: onnx=True is the one format so far")
-    bundle = _own(model, out)
-    images = _images(_data_of(bundle, data), bundle)
+    bundle = owned(model, out)
+    images = images_of(data_of(bundle, data), bundle)
     network = models.from_bundle(bundle).eval()
     golden = images.test.take(min(GOLDEN, len(images.test)))
     clean, labels = rooms.to_unit(golden.pixels), golden.labels
@@ -149,38 +160,30 @@ def push(model: str | Path | Bundle, repo: str, **settings: Any) -> str:
     """Put a bundle on the Hub in one commit; gives back the commit's URL. See `rrmsdk.hub.push`."""
     from rrmsdk import hub
 
-    return hub.push(_open(model), repo, **settings)
+    return hub.push(opened(model), repo, **settings)
 
 
 def pull(ref: str, out: str | Path | None = None, **settings: Any) -> Bundle:
-    """Bring a bundle here, hashes checked, and its signature where RRMSDK_TRUST asks for one; `out` copies it into a
-    folder of yours.
-    """
-    from rrmsdk import hub
-    from rrmsdk.runtime import signature
+    """Bring a bundle here, its hashes checked, and where RRMSDK_TRUST names keys its signature too.
 
-    found = hub.fetch(_model_ref(ref), **settings)
+    Args:
+        out: a folder of yours for a copy.
+    """
+    found = converting.fetch(model_ref(ref), **settings).bundle
     if out is None:
-        return found.bundle
-    copy = _copied(found.bundle, Path(out))
-    if found.revision is not None:  # a copy that lay there already may be another's
+        return found
+    copy = copied(found, Path(out))
+    if (found.path / bundles.SIGNATURE).is_file():  # a copy that was there already may be one of before the signature
         signature.required(copy.path)
     return copy
 
 
 def load(ref: str | Path | Bundle) -> Classifier:
     """The network of a bundle: an nn.Module in eval mode that takes pixels in [0, 1]."""
-    _needs_torch("load")
+    needs_torch("load")
     from rrmsdk import models
 
-    return models.from_bundle(_open(ref)).eval()
-
-
-def zoo(*, online: bool = False) -> tuple[Listed, ...]:
-    """What can be pulled: embedded bundles, those in the cache and, `online`, those of the organisation on the Hub."""
-    from rrmsdk import hub
-
-    return hub.listing(online=online)
+    return models.from_bundle(opened(ref)).eval()
 
 
 def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, devices: int, quiet: bool) -> Bundle:
@@ -189,99 +192,6 @@ def _run(recipe: Recipe, folder: Path, method: Method, *, attack: bool, devices:
     if not attack or not launching.first() or (bundle.path / bundles.REPORT).exists():
         return bundle
     return verifying.run(verifying.job(bundle, recipe.data, recipe.verify, quiet=quiet), devices, alone=True)
-
-
-def _open(model: str | Path | Bundle) -> Bundle:
-    from rrmsdk import hub
-
-    if isinstance(model, Bundle):
-        return bundles.read(model.path)
-    if isinstance(model, Path) or bundles.is_bundle(Path(model)):
-        return bundles.read(Path(model))
-    return hub.fetch(_model_ref(model)).bundle
-
-
-def _own(model: str | Path | Bundle, out: str | Path | None) -> Bundle:
-    """A bundle that may be written to: what lies in the zoo or the Hub's cache is copied first."""
-    bundle = _open(model)
-    pulled = isinstance(model, str) and model.startswith("hub:")
-    return _copied(bundle, Path(out) if out else Path("runs") / bundle.card.name) if pulled or out else bundle
-
-
-def _copied(bundle: Bundle, folder: Path) -> Bundle:
-    """`bundle` in `folder`; a copy of the same weights that is there already is kept.
-
-    Raises:
-        MismatchError: something else lies there.
-    """
-    if folder.exists():
-        there = bundles.read(folder) if bundles.is_bundle(folder) else None
-        if there is None or there.card.files[bundles.WEIGHTS] != bundle.card.files[bundles.WEIGHTS]:
-            raise MismatchError(f"{folder} exists already and is not {bundle.card.name}. Choose another folder")
-        return there
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        # A copy on this machine keeps what says where its images lie here.
-        beyond = [name for name in (bundles.RUN, bundles.SIGNATURE) if (bundle.path / name).is_file()]
-        for name in (*bundle.card.files, bundles.CARD, *beyond):
-            (beside / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, beside / name)
-        beside.replace(folder)
-    except OSError as exc:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise SaveError(f"could not copy {bundle.card.name} to {folder}: {exc.strerror}") from exc
-    return bundles.read(folder)
-
-
-def _model_ref(text: str) -> Ref:
-    ref = Ref.parse(text)
-    if ref.kind == "arch":
-        from rrmsdk import hub
-
-        hint = did_you_mean(text, [f"hub:{name}" for name in hub.embedded.names()])
-        raise RefError(f"'{text}' is an architecture, not a trained model.{hint} A folder is path:{text}")
-    return ref
-
-
-def _data_of(bundle: Bundle, data: str | DataSpec | Fields | None) -> DataSpec:
-    """What was asked for, else what the run says, else the recipe (which names a folder, but not its place)."""
-    if data is not None:
-        return _as(DataSpec, data, "name")
-    for recipe in (bundle.path / bundles.RUN, bundle.path / bundles.RECIPE):
-        if recipe.is_file():
-            return value.read(Recipe, recipe).data
-    return DataSpec(name=bundle.card.data.name)
-
-
-def _images(spec: DataSpec, fits: Bundle | None):
-    """The data set, compared with the model that is to see it."""
-    from rrmsdk import data as rooms
-
-    images = rooms.load(spec if fits is None else spec.alone())
-    if fits is not None:
-        card, info = fits.card, images.info
-        for what, has, wants in (
-            ("classes", len(info.labels), card.model.classes),
-            ("input size", info.size, card.model.input_size),
-            ("channels", info.channels, card.model.channels),
-        ):
-            if has != wants:
-                raise MismatchError(f"{what}: data set '{info.name}' has {has}, model '{card.name}' has {wants}")
-    return images
-
-
-def _as(kind: type[Any], given: Any, key: str) -> Any:
-    """A value, its fields, or the one field that names it, as a value."""
-    return given if isinstance(given, kind) else value.parse(kind, dict(_fields(given, key)), kind.__name__)
-
-
-def _fields(given: Any, key: str) -> Fields:
-    return {key: given} if isinstance(given, str) else given
-
-
-def _threat(threat: str | ThreatModel) -> ThreatModel:
-    return threat if isinstance(threat, ThreatModel) else ThreatModel.parse(threat)
 
 
 def _described(method: Any) -> dict[str, Any]:
@@ -294,16 +204,3 @@ def _described(method: Any) -> dict[str, Any]:
 def _name(recipe: Recipe) -> str:
     data = without_place(recipe.data.name).removeprefix("path:")
     return recipe.name or f"{recipe.student.arch}-{recipe.method['name']}-{data}".replace(":", "-")
-
-
-def _device():
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _needs_torch(verb: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise MissingExtraError("train", f"rrmsdk.{verb}")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.api import _data_of, _device, _images, _needs_torch, _own
 from rrmsdk.diagnosing import _chosen, _sensible
 from rrmsdk.errors import FieldError
+from rrmsdk.opening import data_of, device_here, images_of, needs_torch, owned
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -54,7 +54,7 @@ def certify(
     Raises:
         FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError
     """
-    _needs_torch("certify")
+    needs_torch("certify")
     from rrmsdk import models
     from rrmsdk.training.log import progress
     from rrmsdk.verification.smoothing import measure
@@ -62,12 +62,12 @@ def certify(
     how = value.parse(Smoothing, {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha}, "certify")
     _sensible(images=(images or 0, 0), batch=(batch, 1))
     wanted = _lengths(radii)
-    bundle = _own(model, out)
-    found = _images(_data_of(bundle, data), bundle)
+    bundle = owned(model, out)
+    found = images_of(data_of(bundle, data), bundle)
     chosen = _chosen(found, split, images or 0)
     with progress(f"certify {bundle.card.name}", quiet) as bar:
         result = measure(
-            models.from_bundle(bundle).to(_device()), chosen, how, threat=bundle.card.threat, radii=wanted,
+            models.from_bundle(bundle).to(device_here()), chosen, how, threat=bundle.card.threat, radii=wanted,
             info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split, seed=seed,
             batch=batch, tell=lambda done, of: bar(done, of, f"sigma {how.sigma:g}"),
         )  # fmt: skip

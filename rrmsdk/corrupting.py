@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.api import _data_of, _device, _images, _needs_torch, _own
 from rrmsdk.diagnosing import _chosen, _sensible
+from rrmsdk.opening import data_of, device_here, images_of, needs_torch, owned
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.corruption import Corruptions
@@ -41,19 +41,19 @@ def corrupt(
     Raises:
         FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError
     """
-    _needs_torch("corrupt")
+    needs_torch("corrupt")
     from rrmsdk import models
     from rrmsdk.training.log import progress
     from rrmsdk.verification.corruptions.measure import measure
 
     _sensible(images=(images or 0, 0), batch=(batch, 1))
-    bundle = _own(model, out)
-    found = _images(_data_of(bundle, data), bundle)
+    bundle = owned(model, out)
+    found = images_of(data_of(bundle, data), bundle)
     chosen = _chosen(found, split, images or 0)
     with progress(f"corrupt {bundle.card.name}", quiet) as bar:
         result = measure(
-            models.from_bundle(bundle).to(_device()), chosen, info=found.info, split_name=split, seed=seed, batch=batch,
-            weights_sha256=bundle.card.files[bundles.WEIGHTS], tell=bar,
+            models.from_bundle(bundle).to(device_here()), chosen, info=found.info, split_name=split, seed=seed,
+            batch=batch, weights_sha256=bundle.card.files[bundles.WEIGHTS], tell=bar,
         )  # fmt: skip
     bundles.keep(bundle, bundles.CORRUPTIONS, result)
     return result

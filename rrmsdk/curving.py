@@ -8,9 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.api import _data_of, _device, _images, _needs_torch, _own
 from rrmsdk.diagnosing import _chosen, _sensible
 from rrmsdk.errors import FieldError
+from rrmsdk.opening import data_of, device_here, images_of, needs_torch, owned
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -61,7 +61,7 @@ def curve(
     Raises:
         FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError
     """
-    _needs_torch("curve")
+    needs_torch("curve")
     from rrmsdk import models
     from rrmsdk.training.log import progress
     from rrmsdk.verification.curve import measure
@@ -72,14 +72,14 @@ def curve(
     typed = None if eps is None else read_radii(eps)
     if norm is not None:
         value.parse(ThreatModel, {"norm": norm, "eps": 1}, "curve")
-    bundle = _own(model, out)
+    bundle = owned(model, out)
     threat = bundle.card.threat
     radii = typed or _around(threat, norm)
-    found = _images(_data_of(bundle, data), bundle)
+    found = images_of(data_of(bundle, data), bundle)
     chosen = _chosen(found, split, images or 0)
     with progress(f"curve {bundle.card.name}", quiet) as bar:
         result = measure(
-            models.from_bundle(bundle).to(_device()), chosen, radii, norm or threat.norm, spec, trained_for=threat,
+            models.from_bundle(bundle).to(device_here()), chosen, radii, norm or threat.norm, spec, trained_for=threat,
             info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split,
             tell=lambda says, done, of: bar(done, of, says),
         )  # fmt: skip

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk import files
-from rrmsdk.api import _data_of, _device, _images, _needs_torch, _open
 from rrmsdk.errors import DataError, FieldError, MismatchError
+from rrmsdk.opening import data_of, device_here, images_of, needs_torch, opened
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -65,13 +65,13 @@ def diagnose(
         MismatchError: other labels or channels than the data or the teacher.
         FieldError, DataError, RefError, HubError, IntegrityError, SaveError
     """
-    _needs_torch("diagnose")
+    needs_torch("diagnose")
     from rrmsdk.training.log import progress
 
     _sensible(images=(images, 0), steps=(steps, 1), masking=(masking, 0), queries=(queries, 1), batch=(batch, 1))
-    bundle = _open(model)
-    reference = None if teacher is None else _open(teacher)
-    found = _images(_data_of(bundle, data), bundle)
+    bundle = opened(model)
+    reference = None if teacher is None else opened(teacher)
+    found = images_of(data_of(bundle, data), bundle)
     settings = Settings(split, steps, masking, queries, batch, seed)
     chosen = _chosen(found, split, images)
     with progress(f"diagnose {bundle.card.name}", quiet) as bar:
@@ -129,7 +129,7 @@ def _looked(
         threat=bundle.card.threat, attack=f"pgd-{settings.steps}", seed=settings.seed, batch=settings.batch,
         changes=() if reference is None else changes(told[0], told[1], split.labels), compared_from=compared_from,
         comparisons=comparisons, checks=checks, versions=provenance.versions(),
-        hardware=provenance.hardware(_device()),
+        hardware=provenance.hardware(device_here()),
     )  # fmt: skip
     return diagnosis, _rows(told, split)
 
@@ -145,7 +145,7 @@ def _network(bundle: Bundle, info: DataInfo) -> Classifier:
             f"channels, '{card.name}' has {len(card.data.labels)} ({card.data.labels[0]}, ...) and "
             f"{card.model.channels}. A diagnosis compares probabilities, so the labels must be the same"
         )
-    network = models.from_bundle(bundle).to(_device()).eval()
+    network = models.from_bundle(bundle).to(device_here()).eval()
     network.resizes = card.model.input_size != info.size
     return network
 
@@ -158,7 +158,7 @@ def _checked(
     from rrmsdk.verification import checks
     from rrmsdk.verification.judge import judging
 
-    first = split.take(settings.batch).to(_device())
+    first = split.take(settings.batch).to(device_here())
     with judging(network, settings.seed):
         checks.usable(split.pixels, split.labels, len(info.labels))
         classes = checks.classes_of(network, to_unit(first.pixels[:2]), info)

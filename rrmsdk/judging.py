@@ -8,8 +8,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rrmsdk.api import _as, _needs_torch, _threat
 from rrmsdk.errors import RefError
+from rrmsdk.opening import as_value, needs_torch, threat_of
 from rrmsdk.schema import value
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
@@ -69,18 +69,18 @@ def attack(
         RefError, FieldError, DataError, MismatchError, IntegrityError, SaveError, EndpointError, MissingExtraError,
         ExportError
     """
-    _needs_torch("attack")
+    needs_torch("attack")
     from rrmsdk.data import Dataset, load
     from rrmsdk.training.log import progress
     from rrmsdk.verification import verify
     from rrmsdk.verification.replaying import replay as replayed
 
-    ball = _threat(threat)
+    ball = threat_of(threat)
     fields = {"images": images, "batch": batch, "seed": seed, **settings}
     with _opened(model, token, timeout) as opened:
         asked = attack or _strongest(opened.network)
         spec = value.parse(VerifySpec, {"attack": asked, **fields}, "attack")
-        found = data if isinstance(data, Dataset) else load(_as(DataSpec, data, "name").alone())
+        found = data if isinstance(data, Dataset) else load(as_value(DataSpec, data, "name").alone())
         first = None if replay is None else replayed(Path(replay), ball, found.info)
         with progress(f"attack {opened.name}", quiet) as bar:
             return verify(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rrmsdk import files
-from rrmsdk.api import _data_of, _device, _images, _needs_torch, _open
 from rrmsdk.errors import DataError, FieldError, HubError, MismatchError, MissingExtraError, SaveError
+from rrmsdk.opening import data_of, device_here, images_of, needs_torch, opened
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -73,7 +73,7 @@ def report(
     for name, number, least in (("images", images, 0), ("steps", steps, 1), ("batch", batch, 1)):
         if number < least:
             raise FieldError(f"{name} = {number}: {least} is the least")
-    bundle = _open(model)
+    bundle = opened(model)
     found, path = _report(bundle), _place(out, bundle)
     contents = page.Contents(
         card=bundle.card, report=found, seen=None, why_unseen=WITHOUT, diagnosis=_diagnosis(bundle, diagnosis),
@@ -173,10 +173,10 @@ def _looked(
     quiet: bool,
 ) -> tuple[Seen | None, str]:
     """What the images show, or why there are none."""
-    named = _data_of(bundle, data)
+    named = data_of(bundle, data)
     try:
-        _needs_torch("report")
-        images = _images(named, bundle)
+        needs_torch("report")
+        images = images_of(named, bundle)
     except (DataError, HubError, MissingExtraError) as exc:
         if data is not None or settings.adversarial is not None:
             raise
@@ -196,7 +196,7 @@ def _seen(bundle: Bundle, images: Dataset, threat: ThreatModel, settings: Settin
     if len(split) == 0:
         raise DataError(f"the test split of '{images.info.name}' is empty")
     saved = None if settings.adversarial is None else _saved(bundle, images, settings.adversarial)
-    network = models.from_bundle(bundle).to(_device())
+    network = models.from_bundle(bundle).to(device_here())
     with judging(network, settings.seed), progress(f"look at {bundle.card.name}", quiet) as bar:
         if saved is not None and settings.adversarial is not None:
             attacked = page_images.from_file(network, split, saved, settings.adversarial, settings.batch)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk import files
-from rrmsdk.api import _open, _own
 from rrmsdk.errors import DataError, FieldError, HubError, IntegrityError, MissingExtraError, RrmError, SaveError
+from rrmsdk.opening import opened, owned
 from rrmsdk.runtime import signature
 from rrmsdk.schema.bundle import CARD, SIGNATURE, UNSIGNED, Bundle
 from rrmsdk.schema.signed import Signed
@@ -57,7 +57,7 @@ def sign(
         raise FieldError("an identity_token is for sigstore=True")
     _needs_model_signing("sign")
     public = None if key is None else _signs(Path(key).expanduser(), _password(password))
-    bundle = _own(model, out)
+    bundle = owned(model, out)
     signature.alone(bundle.path, (CARD, *bundle.card.files))
     with tempfile.TemporaryDirectory(prefix="rrmsdk-signing-") as beside:
         if public is None:
@@ -100,12 +100,12 @@ def verify_signature(
         raise FieldError("check keys or an identity, not both")
     if identity is not None and issuer is not None:
         _needs_model_signing("verify_signature(identity=...)")
-        return _of_sigstore(_open(model).path, identity, issuer)
+        return _of_sigstore(opened(model).path, identity, issuer)
     given = [keys] if isinstance(keys, str | Path) else keys
     wanted = signature.trusted() if given is None else tuple(Path(key).expanduser() for key in given)
     if not wanted:
         raise FieldError(f"name the keys that you trust: keys=['release.pem.pub'] (--key), or {signature.TRUST}")
-    return signature.verify(_open(model).path, wanted)
+    return signature.verify(opened(model).path, wanted)
 
 
 def new_key(path: str | Path, password: str | None = None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rrmsdk import hub
+from rrmsdk import converting, hub
 from rrmsdk.errors import MismatchError, RefError, did_you_mean
 from rrmsdk.hub import Fetched
 from rrmsdk.schema.data import DataInfo
@@ -29,10 +29,10 @@ def fetch(refs: Sequence[str]) -> tuple[Fetched, ...]:
 def _fetch(teacher: str) -> Fetched:
     ref = Ref.parse(teacher)
     if ref.kind == "arch":
-        known = hub.embedded.names()
+        known = hub.index.names()
         hint = f" Did you mean hub:{teacher}?" if teacher in known else did_you_mean(teacher, known)
         raise RefError(f"a teacher is hub:NAME, hub:org/name or path:DIR, not '{teacher}'.{hint}")
-    return hub.fetch(ref)
+    return converting.fetch(ref)
 
 
 def networks(taught: Sequence[Fetched], info: DataInfo, method: Method) -> tuple[Classifier, ...]:

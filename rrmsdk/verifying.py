@@ -62,12 +62,12 @@ def verify(
     Raises:
         DataError, MismatchError, FieldError, IntegrityError, SaveError, RankError
     """
-    from rrmsdk.api import _data_of, _needs_torch, _own
+    from rrmsdk.opening import data_of, needs_torch, owned
 
-    _needs_torch("verify")
+    needs_torch("verify")
     spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
-    bundle = _own(model, out)
-    return run(job(bundle, _data_of(bundle, data), spec, save_adversarial, journal, quiet), devices)
+    bundle = owned(model, out)
+    return run(job(bundle, data_of(bundle, data), spec, save_adversarial, journal, quiet), devices)
 
 
 def job(
@@ -115,19 +115,19 @@ def _judged(job: Job, ranks: Any):
     import torch
 
     from rrmsdk import models
-    from rrmsdk.api import _device, _images
+    from rrmsdk.opening import device_here, images_of
     from rrmsdk.training import distributed
     from rrmsdk.training.log import progress
     from rrmsdk.verification import verify as judge
     from rrmsdk.verification.verify import Share
 
     bundle = bundles.read(Path(job.folder))
-    images = _images(job.data, bundle)
-    network = models.from_bundle(bundle).to(_device())
+    images = images_of(job.data, bundle)
+    network = models.from_bundle(bundle).to(device_here())
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
     with progress(f"attack {bundle.card.name}", job.quiet or ranks.number > 0) as bar:
         return judge(
-            network, images.test.to(_device()), bundle.card.threat, job.spec, info=images.info,
+            network, images.test.to(device_here()), bundle.card.threat, job.spec, info=images.info,
             weights_sha256=bundle.card.files[bundles.WEIGHTS],
             save_adversarial=Path(job.save_adversarial) if job.save_adversarial else None,
             journal=Path(job.journal), share=Share(ranks.number, ranks.world, distributed.wait),

@@ -117,7 +117,7 @@ def test_a_method_of_ones_own_is_a_class_with_a_loss(tmp_path):
 
 
 def test_every_embedded_bundle_is_whole_and_was_attacked():
-    for entry in rrmsdk.zoo():
+    for entry in (one for one in rrmsdk.zoo() if one.source == "embedded"):
         bundle = rrmsdk.pull(entry.ref)
         assert bundle.report.weights_sha256 == sha256(bundle.weights)
         assert bundle.card.score.robust == bundle.report.robust

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rrmsdk.errors import FieldError, did_you_mean
+from rrmsdk.opening import merged
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.recipe import Recipe
@@ -73,14 +74,6 @@ def overrides(pairs: list[str]) -> dict[str, Any]:
             nested = {part: nested}
         fields = merged(fields, nested)
     return fields
-
-
-def merged(fields: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    both = dict(fields)
-    for name, new in over.items():
-        old = both.get(name)
-        both[name] = merged(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
-    return both
 
 
 def only(fields: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Model, app, print_json, show
+from rrmsdk.cli.app import AsJson, Model, app, show
 
 
 @app.command()
@@ -40,24 +36,3 @@ def pull(
 ) -> None:
     """Bring a bundle here and check its hashes."""
     show(rrmsdk.pull(ref, out, offline=offline, refresh=refresh), as_json)
-
-
-@app.command()
-def zoo(
-    online: Annotated[bool, typer.Option("--online", help="Ask the Hub too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """What can be pulled, with threat, clean and robust accuracy, and size."""
-    listed = rrmsdk.zoo(online=online)
-    if as_json:
-        print_json([entry.model_dump(mode="json") for entry in listed])
-        return
-    table = Table("model", "data", "threat", "clean", "robust", "under", "MB", "from", box=box.SIMPLE)
-    for entry in listed:
-        score = entry.score
-        figures = (
-            (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack} x{score.images}") if score else ("",) * 3
-        )
-        table.add_row(entry.ref, entry.data, str(entry.threat), *figures, f"{entry.size / 1e6:.1f}", entry.source)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    print("robust: share of the test images still right after the attack named beside it; an upper bound")

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.api import _own
 from rrmsdk.certifying import RADII
 from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
 from rrmsdk.errors import FieldError
+from rrmsdk.opening import owned
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
@@ -92,7 +92,7 @@ def corrupt(
     found = rrmsdk.corrupt(
         model, data, images=images, split=split, batch=batch, seed=seed, out=out, quiet=quiet or as_json
     )  # fmt: skip
-    path = _own(model, out).path / bundles.CORRUPTIONS
+    path = owned(model, out).path / bundles.CORRUPTIONS
     if as_json:
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:
@@ -123,7 +123,7 @@ def certify(
         model, data, sigma=sigma, n0=n0, n=n, alpha=alpha, radii=radius or RADII, images=images, split=split,
         batch=batch, seed=seed, out=out, quiet=quiet or as_json,
     )  # fmt: skip
-    path = _own(model, out).path / bundles.CERTIFIED
+    path = owned(model, out).path / bundles.CERTIFIED
     if as_json:
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:
@@ -209,7 +209,7 @@ def curve(
         model, data, eps=eps, norm=norm, attack=attack, images=images, split=split, steps=steps, restarts=restarts,
         batch=batch, seed=seed, out=out, quiet=quiet or as_json,
     )  # fmt: skip
-    path = _own(model, out).path / bundles.CURVE
+    path = owned(model, out).path / bundles.CURVE
     if as_json:
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:

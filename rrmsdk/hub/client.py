@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,17 +20,20 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.utils import get_session, httpx, validate_repo_id
 
 from rrmsdk import files
-from rrmsdk.errors import HubError, RefError, RrmError, SaveError
+from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError, RrmError, SaveError
 
 Kind = Literal["model", "dataset"]
 
 MAIN = "main"
+MAX_GB = "RRMSDK_MAX_GB"
+MOST_GB = 8.0
 # What the client lets through: its own errors, those of the HTTP library under it (its name depends on the version),
 # sockets and disks (OSError), bodies that no Hub sends (ValueError, KeyError), failed uploads (RuntimeError).
 FOREIGN = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, RuntimeError)
+_PLAIN = re.compile(r"[0-9A-Za-z][\w.+=:-]{0,127}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -95,6 +99,8 @@ def look(hub: Hub, repo: str, revision: str | None = None, *, kind: Kind = "mode
     info = ask(repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     if not info.sha:
         raise ValueError(f"{repo} has no commit")
+    if not is_commit(info.sha):
+        raise ValueError(f"{info.sha!r} is no commit")
     return Commit(info.sha, {file.rfilename: file.size for file in info.siblings or ()})
 
 
@@ -104,17 +110,60 @@ def download(hub: Hub, repo: str, name: str, commit: str, *, kind: Kind = "model
     return path if whole(path, sha256) else _download(hub, repo, name, commit, kind, again=True)
 
 
+def within_limit(size: int | None, what: str, most: float | None = None) -> None:
+    """Refuse what is too large before a byte of it is asked for.
+
+    Args:
+        size: bytes, as the Hub says; None: it does not say.
+        most: bytes; None: `$RRMSDK_MAX_GB`, by default 8 GB.
+
+    Raises:
+        IntegrityError: it is larger.
+        FieldError: the setting is no number.
+    """
+    if most is None:
+        told = os.environ.get(MAX_GB) or str(MOST_GB)
+        try:
+            most = float(told) * 1e9
+        except ValueError as exc:
+            raise FieldError(f"{MAX_GB} = {told!r} is no number of gigabytes") from exc
+    if size is not None and not 0 <= size <= most:
+        raise IntegrityError(f"{what} has {size / 1e9:.3g} GB, more than {most / 1e9:.3g}. {MAX_GB} sets the limit")
+
+
+@contextmanager
+def only_plain_names() -> Iterator[None]:
+    """Refuse answers whose ETag or commit could not be a file's name, while the block runs.
+
+    The client names files of its cache after them as they come, so `../../x` would be written outside of it.
+    """
+    hooks = get_session().event_hooks["response"]
+    hooks.append(_plain)
+    try:
+        yield
+    finally:
+        hooks.remove(_plain)
+
+
+def _plain(answer: httpx.Response) -> None:
+    for header in ("etag", "x-linked-etag", "x-repo-commit"):
+        said = answer.headers.get(header, "").removeprefix("W/").strip('"')
+        if said and not _PLAIN.fullmatch(said):
+            raise IntegrityError(f"{answer.request.url.host} answered with {header} {said!r}, which names no file")
+
+
 def _download(hub: Hub, repo: str, name: str, commit: str, kind: Kind, again: bool = False) -> Path:
-    found = hf_hub_download(
-        repo,
-        name,
-        repo_type=kind,
-        revision=commit,
-        endpoint=hub.endpoint,
-        token=hub.token,
-        cache_dir=hub.cache,
-        force_download=again,
-    )
+    with only_plain_names():
+        found = hf_hub_download(
+            repo,
+            name,
+            repo_type=kind,
+            revision=commit,
+            endpoint=hub.endpoint,
+            token=hub.token,
+            cache_dir=hub.cache,
+            force_download=again,
+        )
     return Path(found)
 
 

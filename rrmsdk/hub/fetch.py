@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 
 from rrmsdk.errors import HubError, IntegrityError, RefError, did_you_mean
-from rrmsdk.hub import embedded
+from rrmsdk.hub import external, index
 from rrmsdk.hub.client import (
     Commit,
     Hub,
@@ -22,12 +22,16 @@ from rrmsdk.hub.client import (
     repository,
     revision_name,
     whole,
+    within_limit,
 )
 from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle, value
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, SIGNATURE, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, SIGNATURE, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
+from rrmsdk.schema.entry import External, Ours
 from rrmsdk.schema.ref import Ref, split_epoch
+
+LARGEST_CARD = 1e6  # bytes; ours have 2 to 20 kB
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,16 @@ class Fetched:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A model on a Hub, as asked for; `hint` names what may have been meant."""
+    """A model on a Hub, as asked for; `hint` says what to type where it is not there.
+
+    weights: the sha256 that the index promises; None: it promises none.
+    """
 
     repo: str
     revision: str
     spelt: str
     hint: str
+    weights: str | None = None
 
 
 def fetch(
@@ -60,7 +68,9 @@ def fetch(
 ) -> Fetched:
     """The bundle that `ref` names.
 
-    `hub:NAME`: the embedded zoo, else the cache, else `$RRMSDK_HUB_ORG/NAME` (default `rrmsdk`) on the Hub.
+    `hub:NAME`: what the index of the zoo pins: a bundle in the package, one that was published at a commit, or somebody
+    else's checkpoint (once `rrmsdk.pull` or `rrmsdk zoo check` made a bundle of it). Nothing is pulled on trust in a
+    name: one that the index does not pin is looked for in `$RRMSDK_HUB_ORG`, and nowhere when that is not set.
     `hub:org/name[@revision]`: that repository as it is now, or the cache where the revision is a commit.
     `path:DIR`: that folder. `path:DIR@epoch=N`: what the run in DIR kept after epoch N, unless a folder has that name.
 
@@ -69,29 +79,31 @@ def fetch(
         endpoint, token: see `rrmsdk.hub.client.door`.
         offline: never touch the network.
         refresh: ask the Hub even where a copy lies here; `offline` wins over it.
-        zoo: folder of embedded bundles; None: those that ship with the package.
+        zoo: folder of the index, and of the embedded bundles in it; None: the one that ships with the package.
 
     Raises:
         RefError: nothing has that name, or what has it is no bundle.
         DataError, FieldError: a folder without a card, or a card that this rrmsdk cannot read.
         HubError: the Hub cannot be reached or refused.
-        IntegrityError: a file is not the one the card names; or RRMSDK_TRUST is set, and what came from the Hub or the
-            cache is not signed by one of its keys.
+        IntegrityError: a file is not the one the card or the index names, or is too large; or RRMSDK_TRUST is set, and
+            none of its keys signed what came from the Hub or its cache.
         SaveError: the cache cannot be written.
     """
-    known = embedded.names(zoo)
     if ref.kind == "path":
         return Fetched(_in_folder(ref), None)
     if ref.kind == "arch":
-        raise RefError(
-            f"'{ref}' names an architecture, no trained model. Type hub:NAME or path:DIR.{_hint(ref, known)}"
-        )
+        hint = _hint(ref, zoo)
+        raise RefError(f"'{ref}' names an architecture, no trained model. Type hub:NAME or path:DIR.{hint}")
     offline = offline or is_offline_mode()
     bare = ref.org is None and ref.revision is None
-    if bare and ref.name in known and (offline or not refresh):
-        return Fetched(bundle.read((zoo or embedded.folder()) / ref.name), None)
+    own_org = os.environ.get("RRMSDK_HUB_ORG")
+    if bare and ref.name in index.embedded(zoo) and (offline or not refresh or not own_org):
+        return Fetched(bundle.read(index.bundle_of(ref.name, zoo)), None)
     hub = door(endpoint, token, cache)
-    wanted = _wanted(ref, known)
+    entry = index.find(ref.name, zoo) if ref.org is None else None
+    if isinstance(entry, External):
+        return _converted(hub, ref, entry)
+    wanted = _wanted(ref, entry, zoo)
     if offline:
         return _offline(hub, wanted)
     if (bare or is_commit(wanted.revision)) and not refresh:
@@ -104,13 +116,45 @@ def fetch(
     return _pull(hub, wanted)
 
 
-def _wanted(ref: Ref, known: tuple[str, ...]) -> _Wanted:
-    org = ref.org or os.environ.get("RRMSDK_HUB_ORG") or "rrmsdk"
-    return _Wanted(repository(f"{org}/{ref.name}"), revision_name(ref.revision), str(ref), _hint(ref, known))
+def _converted(hub: Hub, ref: Ref, entry: External) -> Fetched:
+    """The bundle that was made of somebody else's checkpoint. Raises RefError: there is none yet."""
+    if ref.revision is not None:
+        raise RefError(f"'{ref}': the index pins its commit. Type hub:{ref.name}")
+    found = external.kept(hub, entry)
+    if found is None:
+        raise RefError(
+            f"'{ref}' is a checkpoint of {entry.source.repo} that was not made a bundle here yet: "
+            f"type rrmsdk zoo check {ref.name}"
+        )
+    assert found.card.origin is not None
+    if entry.source.sha256 is None:  # else the package itself says which bytes it was made of
+        signature.required(found.path)
+    return Fetched(found, found.card.origin.commit)
 
 
-def _hint(ref: Ref, known: tuple[str, ...]) -> str:
-    return did_you_mean(f"hub:{ref.name}", [f"hub:{name}" for name in known])
+def _wanted(ref: Ref, entry: Ours | None, zoo: Path | None) -> _Wanted:
+    revision, hint = revision_name(ref.revision), _hint(ref, zoo)
+    if ref.org is not None:
+        return _Wanted(repository(f"{ref.org}/{ref.name}"), revision, str(ref), hint)
+    if entry is not None and entry.release is not None and ref.revision is None:
+        release = entry.release
+        return _Wanted(release.repo, release.commit, str(ref), hint, release.weights_sha256)
+    org = os.environ.get("RRMSDK_HUB_ORG")
+    if org:
+        build = f" Or make it: rrmsdk zoo build {ref.name}." if entry is not None else hint
+        return _Wanted(repository(f"{org}/{ref.name}"), revision, str(ref), build)
+    where = "A model of yours is hub:org/name, or hub:NAME with RRMSDK_HUB_ORG=org"
+    if entry is not None:
+        raise RefError(
+            f"'{ref}' has a recipe in the zoo, but nobody has published it yet. "
+            f"Make it: rrmsdk zoo build {ref.name}. {where}"
+        )
+    repository(f"org/{ref.name}")  # a name that nothing can have is told so first
+    raise RefError(f"'{ref}' is not in the zoo (rrmsdk zoo lists it). {where}.{hint}")
+
+
+def _hint(ref: Ref, zoo: Path | None) -> str:
+    return did_you_mean(f"hub:{ref.name}", [f"hub:{name}" for name in index.names(zoo)])
 
 
 def _in_folder(ref: Ref) -> Bundle:
@@ -139,7 +183,7 @@ def _offline(hub: Hub, wanted: _Wanted) -> Fetched:
     try:
         kept = _kept(hub, wanted)
     except IntegrityError as exc:
-        raise IntegrityError(f"{wanted.spelt}: {exc}. The copy in the cache is damaged; {again}") from exc
+        raise IntegrityError(f"{wanted.spelt}: {exc}. The copy in the cache cannot be used; {again}") from exc
     if kept is None:
         raise HubError(f"{wanted.spelt} is not in the cache {hub.cache}, and this is offline; {again}.{wanted.hint}")
     return kept
@@ -150,15 +194,17 @@ def _kept(hub: Hub, wanted: _Wanted) -> Fetched | None:
     card = try_to_load_from_cache(wanted.repo, CARD, cache_dir=hub.cache, revision=wanted.revision)
     if not isinstance(card, str):
         return None
-    return _verified(Path(card).parent)
+    return _verified(Path(card).parent, wanted)
 
 
-def _verified(snapshot: Path) -> Fetched:
+def _verified(snapshot: Path, wanted: _Wanted) -> Fetched:
     if not whole(snapshot / CARD):
         raise IntegrityError(f"{snapshot / CARD} is not what the Hub sent")
-    found = Fetched(bundle.read(snapshot), snapshot.name)
+    found = bundle.read(snapshot)
+    if wanted.weights not in (None, found.card.files[WEIGHTS]):
+        raise IntegrityError(f"its weights have sha256 {found.card.files[WEIGHTS]}, the index says {wanted.weights}")
     signature.required(snapshot)
-    return found
+    return Fetched(found, snapshot.name)
 
 
 def _pull(hub: Hub, wanted: _Wanted) -> Fetched:
@@ -167,13 +213,14 @@ def _pull(hub: Hub, wanted: _Wanted) -> Fetched:
         commit = look(hub, wanted.repo, wanted.revision)
         if CARD not in commit.files:
             raise RefError(f"{wanted.spelt} is a repository, but no bundle: it has no {CARD}")
+        within_limit(commit.files[CARD], f"{wanted.spelt}: its {CARD}", most=LARGEST_CARD)
         card = download(hub, wanted.repo, CARD, commit.oid)
         if not whole(card):
             raise IntegrityError(f"{wanted.spelt} at commit {commit.oid}: {card} is not what the Hub says it is")
         for name, sha256 in _promised(value.read(Card, card), wanted, commit).items():
             download(hub, wanted.repo, name, commit.oid, sha256=sha256)
     try:
-        found = _verified(card.parent)
+        found = _verified(card.parent, wanted)
     except IntegrityError as exc:
         raise IntegrityError(f"{wanted.spelt} at commit {commit.oid}: {exc}. Do not use it; tell its owner") from exc
     remember(card.parent, wanted.revision)
@@ -186,4 +233,6 @@ def _promised(card: Card, wanted: _Wanted, commit: Commit) -> dict[str, str | No
         raise IntegrityError(f"{wanted.spelt}: its card names {strange}, which no bundle has. Is this rrmsdk too old?")
     if missing := sorted(set(card.files) - set(commit.files)):
         raise IntegrityError(f"{wanted.spelt}: its card names {missing}, which the repository does not hold")
+    sizes = [commit.files[name] or 0 for name in card.files]
+    within_limit(sum(sizes), wanted.spelt)
     return {**card.files, **{name: None for name in (README, SIGNATURE) if name in commit.files}}

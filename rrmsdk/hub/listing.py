@@ -11,23 +11,26 @@ from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from rrmsdk.errors import DataError, FieldError
-from rrmsdk.hub import embedded
+from rrmsdk.hub import external, index
 from rrmsdk.hub.client import MAIN, Hub, door, download, in_our_words, look
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD
 from rrmsdk.schema.card import Card, Score
+from rrmsdk.schema.entry import External, Ours, Published
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.value import Value
 
 
 class Listed(Value):
-    """One bundle that can be pulled.
+    """One model of the zoo.
 
     ref: what to type.
-    score: the measured figures; None: it was never attacked.
-    size: bytes of its files.
-    source: where it lies: inside the package, in the local cache, or on the Hub.
-    revision: the commit; None for the embedded zoo.
+    score: what this library measured; None: it was not attacked.
+    published: figures of others, never ours.
+    size: bytes of its files; None: not known.
+    source: where it lies: inside the package, in the local cache, or on the Hub; `external`: somebody else's
+        checkpoint, made a bundle when it is first asked for; `buildable`: a recipe that nobody has published.
+    revision: the commit; None for what lies in no repository.
     """
 
     ref: str
@@ -35,9 +38,18 @@ class Listed(Value):
     data: str
     threat: ThreatModel
     score: Score | None
-    size: int
-    source: Literal["embedded", "cache", "hub"]
+    licence: str
+    published: Published | None = None
+    size: int | None
+    source: Literal["embedded", "cache", "hub", "external", "buildable"]
     revision: str | None = None
+
+    @property
+    def robust(self) -> float | None:
+        """Robust accuracy, as measured here or else as published."""
+        if self.score is not None:
+            return self.score.robust
+        return self.published.robust if self.published else None
 
 
 def listing(
@@ -48,14 +60,14 @@ def listing(
     token: str | None = None,
     zoo: Path | None = None,
 ) -> tuple[Listed, ...]:
-    """Embedded bundles, then those in the cache, then (`online`) those of `$RRMSDK_HUB_ORG` that the cache lacks.
+    """Embedded bundles, the index, those in the cache, and (`online`) those of `$RRMSDK_HUB_ORG` that the cache lacks.
 
     Raises:
         HubError: online, and the Hub cannot be reached or refused.
     """
     hub = door(endpoint, token, cache)
-    here = (*_embedded(zoo), *_cached(hub))
-    if not online or is_offline_mode():
+    here = (*_embedded(zoo), *_indexed(hub, zoo), *_cached(hub))
+    if not online or is_offline_mode() or not os.environ.get("RRMSDK_HUB_ORG"):
         return here
     known = {listed.revision for listed in here}
     return (*here, *(listed for listed in _on_the_hub(hub) if listed.revision not in known))
@@ -63,13 +75,42 @@ def listing(
 
 def _listed(card: Card, **where: object) -> Listed:
     fields = {"arch": card.model.arch, "data": card.data.name, "threat": card.threat, "score": card.score}
+    fields |= {"licence": card.licence}
     return value.parse(Listed, {**fields, **where})
 
 
 def _embedded(zoo: Path | None) -> Iterator[Listed]:
-    for name, card in zip(embedded.names(zoo), embedded.cards(zoo), strict=True):
-        folder = (zoo or embedded.folder()) / name
-        yield _listed(card, ref=f"hub:{name}", size=_size(folder, card), source="embedded")
+    for name, card in zip(index.embedded(zoo), index.cards(zoo), strict=True):
+        yield _listed(card, ref=f"hub:{name}", size=_size(index.bundle_of(name, zoo), card), source="embedded")
+
+
+def _indexed(hub: Hub, zoo: Path | None) -> Iterator[Listed]:
+    """What the index says of models that do not ship inside the package."""
+    shipped = index.embedded(zoo)
+    for entry in index.entries(zoo):
+        if isinstance(entry, External):
+            yield _of_others(hub, entry)
+        elif entry.name not in shipped:
+            yield _of_ours(entry)
+
+
+def _of_others(hub: Hub, entry: External) -> Listed:
+    folder = external.place(hub, entry)
+    card = _card(folder / CARD) if (folder / CARD).is_file() else None
+    return Listed(
+        ref=f"hub:{entry.name}", arch=entry.model.arch, data=entry.data, threat=entry.threat, licence=entry.licence,
+        score=card.score if card else None, published=entry.published, size=entry.source.size, source="external",
+        revision=card.origin.commit if card and card.origin else entry.source.commit,
+    )  # fmt: skip
+
+
+def _of_ours(entry: Ours) -> Listed:
+    recipe, release = entry.recipe, entry.release
+    return Listed(
+        ref=f"hub:{entry.name}", arch=recipe.student.arch, data=recipe.data.name, threat=recipe.threat, score=None,
+        licence=recipe.licence, size=None, source="hub" if release else "buildable",
+        revision=release.commit if release else None,
+    )  # fmt: skip
 
 
 def _cached(hub: Hub) -> Iterator[Listed]:
@@ -98,7 +139,7 @@ def _size(folder: Path, card: Card) -> int:
 
 
 def _on_the_hub(hub: Hub) -> Iterator[Listed]:
-    org = os.environ.get("RRMSDK_HUB_ORG") or "rrmsdk"
+    org = os.environ["RRMSDK_HUB_ORG"]
     with in_our_words(hub, f"the models of '{org}'"):
         for repo in _repositories(hub, org):
             commit = look(hub, repo)

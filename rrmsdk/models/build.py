@@ -13,16 +13,24 @@ from rrmsdk.models import from_timm, from_torchvision, taps
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.models.cnn import cnn
 from rrmsdk.models.narrow import linears, narrow_hidden, project
-from rrmsdk.models.preact import preactresnet18, wide_resnet
+from rrmsdk.models.preact import DEEPMIND_PREACT, DEEPMIND_WIDE, RELU, Variant, preactresnet18, wide_resnet
 from rrmsdk.models.resnet14 import resnet14
 from rrmsdk.schema.model import ModelConfig, PerChannel
 
-OWN = ("cnn", "preactresnet18", "resnet14", "wrn-16-4", "wrn-28-10", "wrn-34-10")
+PREACT = {
+    "preactresnet18": RELU,
+    "preactresnet18-nobn": Variant(last_norm=False),
+    "preactresnet18-x": Variant(shortcut_sees_x=True),
+    "preactresnet18-x-nobn": Variant(shortcut_sees_x=True, last_norm=False),
+    "dm-preactresnet18": DEEPMIND_PREACT,
+}
+WIDE = ("wrn-16-4", "wrn-28-10", "wrn-34-10", "wrn-34-20", "wrn-70-16", "dm-wrn-28-10", "dm-wrn-70-16")
+OWN = ("cnn", "resnet14", *PREACT, *WIDE)
 HIDDEN = ("alexnet", "vgg", "cnn")
 
 
 def architectures() -> list[str]:
-    """What `build` knows by name. Also any `wrn-D-K`, and `timm:NAME` where timm is installed."""
+    """What `build` knows by name. Also any `wrn-D-K` and `dm-wrn-D-K`, and `timm:NAME` where timm is installed."""
     return sorted([*OWN, *(name for name in from_torchvision.names() if not name.startswith("squeezenet"))])
 
 
@@ -38,6 +46,12 @@ def build(
     input_std: PerChannel = (),
 ) -> Classifier:
     """A new classifier with random weights, in train mode. The arguments are those of `ModelConfig`.
+
+    Robust checkpoints need more networks than their names say: with one set of tensors these compute different things.
+    `preactresnet18`: shortcuts see the block's first activation, batch norm comes before the head (Rice et al. 2020).
+    `-x`: shortcuts see the block's input. `-nobn`: no batch norm before the head. Both: Wong et al. 2020.
+    `dm-`: DeepMind's (Gowal et al. 2020): SiLU, padding on one side at stride 2, 3x3 shortcuts in `dm-preactresnet18`.
+    `timm:NAME-convstem`: small convolutions in place of the patches of a ConvNeXt or ViT (Singh et al. 2023).
 
     Raises:
         RefError: nobody knows `arch`.
@@ -93,25 +107,35 @@ def _network(config: ModelConfig) -> tuple[nn.Module, taps.Rule]:
         return cnn(classes, size, channels, mult), taps.scopes("stage1", "stage2", "stage3")
     if arch == "resnet14":
         return resnet14(classes, channels, mult), taps.scopes("layer1", "layer2", "layer3")
-    if arch == "preactresnet18":
-        return preactresnet18(classes, channels, mult), taps.scopes("layer1", "layer2", "layer3", "layer4")
-    if arch.startswith("wrn"):
-        depth, widen = _wrn(arch)
-        return wide_resnet(depth, widen * mult, classes, channels), taps.scopes("layer1", "layer2", "layer3")
+    if arch in PREACT:
+        net = preactresnet18(classes, channels, mult, PREACT[arch])
+        return net, taps.scopes("layer1", "layer2", "layer3", "layer4")
+    if arch.startswith(("wrn", "dm-wrn")):
+        variant = DEEPMIND_WIDE if arch.startswith("dm-") else RELU
+        return _wide(arch, size, variant, mult, classes, channels), taps.scopes("layer1", "layer2", "layer3")
     if arch in from_torchvision.names():
         return from_torchvision.network(arch, classes, size, channels, mult)
     raise RefError(f"unknown architecture {arch!r}.{did_you_mean(arch, architectures())}")
 
 
-def _wrn(arch: str) -> tuple[int, int]:
-    match = re.fullmatch(r"wrn-(\d+)-(\d+)", arch)
-    if not match or int(match[2]) < 1:
-        raise RefError(f"{arch!r} is no wide ResNet; write depth and width: 'wrn-28-10'")
-    depth = int(match[1])
+def _wide(arch: str, size: int, variant: Variant, mult: float, classes: int, channels: int) -> nn.Module:
+    depth, widen = _depth_and_width(arch)
+    if variant.one_sided and size % 4:
+        # Padded on one side only, a map with an odd side shrinks by one more than its shortcut.
+        raise MismatchError(f"{arch} takes multiples of 4 px, not input_size {size}; {4 * max(1, round(size / 4))} is")
+    return wide_resnet(depth, widen * mult, classes, channels, variant)
+
+
+def _depth_and_width(arch: str) -> tuple[int, int]:
+    match = re.fullmatch(r"((?:dm-)?wrn)-(\d+)-(\d+)", arch)
+    if not match or int(match[3]) < 1:
+        kind = "dm-wrn" if arch.startswith("dm-") else "wrn"
+        raise RefError(f"{arch!r} is no wide ResNet; write depth and width: '{kind}-28-10'")
+    depth = int(match[2])
     if depth < 10 or (depth - 4) % 6:
         near = max(10, 4 + 6 * round((depth - 4) / 6))
-        raise RefError(f"{arch!r}: the depth must be 6n + 4, not {depth}. Did you mean 'wrn-{near}-{match[2]}'?")
-    return depth, int(match[2])
+        raise RefError(f"{arch!r}: the depth must be 6n + 4, not {depth}. Did you mean '{match[1]}-{near}-{match[3]}'?")
+    return depth, int(match[3])
 
 
 def _set_width(root: nn.Module, config: ModelConfig) -> None:

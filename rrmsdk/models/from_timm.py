@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rrmsdk.errors import MismatchError, MissingExtraError, RefError, did_you_mean
-from rrmsdk.models import stem
+from rrmsdk.models import convstem, stem
 from rrmsdk.models.narrow import name_of, project
 from rrmsdk.models.taps import without_weights
 from rrmsdk.schema.model import ModelConfig
@@ -40,7 +40,8 @@ class TimmNetwork(nn.Module):
 
 
 def network(config: ModelConfig) -> tuple[TimmNetwork, str]:
-    """timm's `config.arch` without its "timm:", and where its last linear layer is.
+    """timm's `config.arch` without its "timm:", and where its last linear layer is. `-convstem` at its end changes its
+    stem.
 
     Raises:
         RefError: timm has no such network.
@@ -75,7 +76,7 @@ def _tapped(net: Any, config: ModelConfig) -> tuple[TimmNetwork, str]:
 
 
 def _create(config: ModelConfig) -> Any:
-    name = config.arch.removeprefix("timm:")
+    name = config.arch.removeprefix("timm:").removesuffix(convstem.SUFFIX)
     try:
         import timm
     except ImportError as exc:
@@ -87,6 +88,8 @@ def _create(config: ModelConfig) -> Any:
     fixed = timm.get_pretrained_cfg(name).fixed_input_size  # pyright: ignore[reportOptionalMemberAccess]
     sized: dict[str, Any] = {"img_size": config.input_size} if fixed else {}
     net = timm.create_model(name, pretrained=False, num_classes=config.classes, in_chans=config.channels, **sized)
+    if config.arch.endswith(convstem.SUFFIX):
+        net = convstem.with_convstem(net, config.arch)
     if config.input_size <= stem.SMALL and not fixed:
         stem.unstride(net)
     return net

@@ -13,12 +13,14 @@ from rrmsdk.errors import MismatchError
 from rrmsdk.models import stem, taps, vit
 from rrmsdk.models.narrow import scale
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2")
+WIDER = "wide_resnet50_4"
+"""Robust ImageNet checkpoints have it and torchvision's registry does not: a ResNet-50 of 256 channels a group."""
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", WIDER, "wide_resnet101_2")
 
 
 def names() -> list[str]:
-    """torchvision's classifiers."""
-    return torchvision.models.list_models(module=torchvision.models)
+    """torchvision's classifiers, and `wide_resnet50_4`."""
+    return sorted([*torchvision.models.list_models(module=torchvision.models), WIDER])
 
 
 def network(arch: str, classes: int, size: int, channels: int, width_mult: float) -> tuple[nn.Module, taps.Rule]:
@@ -30,7 +32,8 @@ def network(arch: str, classes: int, size: int, channels: int, width_mult: float
         return _plain(arch, classes, size, channels, width_mult), taps.before_pools
     if arch.startswith("maxvit") and size % 224:
         raise MismatchError(f"{arch} takes multiples of 224 px, not input_size {size}")
-    net = torchvision.models.get_model(arch, weights=None, num_classes=classes, **_options(arch, width_mult, size))
+    known = "resnet50" if arch == WIDER else arch
+    net = torchvision.models.get_model(known, weights=None, num_classes=classes, **_options(arch, width_mult, size))
     if size <= stem.SMALL:
         stem.unstride(net)
     stem.set_channels(net, channels)
@@ -50,6 +53,8 @@ def network(arch: str, classes: int, size: int, channels: int, width_mult: float
 def _options(arch: str, width_mult: float, size: int) -> dict[str, Any]:
     if arch == "mobilenet_v2":
         return {"width_mult": width_mult}
+    if arch == WIDER:
+        return {"width_per_group": 256}
     if arch not in RESNETS:
         _only_full_width(arch, width_mult)
     if arch.startswith("maxvit"):

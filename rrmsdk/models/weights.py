@@ -1,13 +1,8 @@
-"""Weights on disk: safetensors, and pickles only as bytes whose hash somebody has pinned."""
+"""Weights on disk: our safetensors, and the checkpoints of others as bytes whose hash somebody has pinned."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,8 +11,10 @@ from torch import Tensor
 
 from rrmsdk import files
 from rrmsdk.errors import IntegrityError, MismatchError
+from rrmsdk.models import layouts, pinned
 from rrmsdk.models.build import build_from
 from rrmsdk.models.classifier import Classifier
+from rrmsdk.models.foreign import renamed
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Checkpoint
@@ -50,7 +47,7 @@ def load(config: ModelConfig, path: Path) -> Classifier:
         IntegrityError: the file is missing, truncated, a pickle or not safetensors, or a weight is not finite.
         MismatchError: names, sizes or the normaliser differ between the file and `config`.
     """
-    found = {name: t.float() if t.is_floating_point() else t for name, t in _read(Path(path)).items()}
+    found = _single(_read(Path(path)))
     _check_finite(found, f"in {path}")
     with torch.random.fork_rng(devices=[]):  # loading draws no random numbers that a run would miss
         model = build_from(config)
@@ -64,6 +61,35 @@ def from_bundle(bundle: Bundle) -> Classifier:
     return load(bundle.card.model, bundle.weights)
 
 
+def from_checkpoint(
+    path: Path, *, sha256: str, layout: str, config: ModelConfig, parameters: int | None = None
+) -> Classifier:
+    """Somebody's network, in fp32 and eval mode: the classifier of `config` with the weights of their file.
+
+    Args:
+        sha256: of the bytes. A file with another hash is not opened.
+        layout: one of `LAYOUTS`.
+        config: declares the normaliser, mean 0 and std 1 if the network sees pixels as they are.
+        parameters: how many the network has; None: not known. Weights that it never uses do not count.
+
+    Raises:
+        RefError: no such layout or architecture.
+        IntegrityError: missing, another hash, no weights, pickled code, a weight not finite, two copies that differ.
+        MismatchError: names, shapes, number of parameters or normaliser are not those of `config`.
+    """
+    path = Path(path)
+    layouts.layout_named(layout)  # before a large file is read
+    found = layouts.unwrapped(pinned.opened(path, sha256), layout, path)
+    layouts.check_normaliser(found, config, layout, path)
+    with torch.random.fork_rng(devices=[]):
+        model = build_from(config)
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    _fill(model, found.weights, path)
+    if parameters not in (None, count):
+        raise MismatchError(f"{path} holds {count} parameters of {config.arch}, not the {parameters} declared")
+    return model.eval()
+
+
 def start_from(model: Classifier, checkpoint: Checkpoint) -> None:
     """Put somebody's weights into `model`; the normaliser stays the model's own.
 
@@ -71,71 +97,45 @@ def start_from(model: Classifier, checkpoint: Checkpoint) -> None:
         IntegrityError: as `read_pinned`.
         MismatchError: names or sizes in the file are not those of the network.
     """
-    path = Path(checkpoint.file).expanduser()
-    found = read_pinned(path, checkpoint.sha256)
+    path, prefix = Path(checkpoint.file).expanduser(), checkpoint.prefix
+    found = pinned.read_pinned(path, checkpoint.sha256)
+    weights = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    if not weights:
+        raise MismatchError(f"no name in {path} begins with {prefix!r}; it has {_some(list(found))}")
+    _fill(model, weights, path)
+
+
+def _fill(model: Classifier, weights: dict[str, Tensor], path: Path) -> None:
+    """Puts a network's tensors, under the names of their authors, into `model`."""
     own = model.state_dict()
-    named = {f"network.{name.removeprefix(checkpoint.prefix)}": t.float() if t.is_floating_point() else t
-             for name, t in found.items() if name.startswith(checkpoint.prefix)}  # fmt: skip
-    if not named:
-        raise MismatchError(f"no name in {path} begins with {checkpoint.prefix!r}; it has {_some(list(found))}")
-    weights = {name: own[name] for name in ("input_mean", "input_std")} | named
-    _check_finite(weights, f"in {path}")
-    _check_fits(weights, own, path)
-    model.load_state_dict(weights)
+    named = {f"network.{name}": tensor for name, tensor in renamed(model.config.arch, weights).items()}
+    complete = {name: own[name] for name in ("input_mean", "input_std")} | _single(named)
+    _check_finite(complete, f"in {path}")
+    _check_fits(complete, own, path)
+    model.load_state_dict(complete)
 
 
-def read_pinned(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint whose bytes have this hash, under their dotted names: safetensors, or a pickle.
-
-    Raises:
-        IntegrityError: no such file, the bytes have another hash, or hold anything beyond plain tensors and containers.
-    """
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing")
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != sha256.lower():
-        raise IntegrityError(f"{path} has sha256 {digest}, not the pinned {sha256}. It was not opened")
-    try:
-        # The bytes that were hashed, not the path again: the file could have changed in between.
-        if content[8:9] == b"{":
-            return safetensors.torch.load(content)
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as exc:
-        reason = str(exc).strip().splitlines()[0]
-        raise IntegrityError(f"{path} is no checkpoint of plain tensors: {reason}") from exc
-    return dict(_tensors(loaded))
-
-
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _tensors(inner, f"{name}.{key}" if name else str(key))
+def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise IntegrityError(f"{path} is missing")
     with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] != b"{":  # safetensors: eight bytes of length, then JSON
-        raise IntegrityError(f"{path} {_what_it_is(start)}")
+        kind = pinned.sniff(file.read(32))
+    if kind != "safetensors":
+        raise IntegrityError(f"{path} {_what_it_is(kind)}")
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, ValueError) as exc:
         raise IntegrityError(f"{path} is truncated or damaged: {exc}. Fetch it again") from exc
 
 
-def _what_it_is(start: bytes) -> str:
-    if not start:
-        return "is empty. Fetch it again"
-    if start.startswith(b"<"):
-        return "is a web page, not weights. Fetch it again and look at what the server says"
-    if start.startswith((b"PK", b"\x80")):
+def _what_it_is(kind: pinned.Kind) -> str:
+    if kind in ("zip", "pickle"):
         return "is a pickle, whatever its name. Pickles can run code when opened; a recipe that pins its hash reads it"
-    return "is not safetensors. Fetch it again"
+    return pinned.not_weights(kind) or "is not safetensors. Fetch it again"
 
 
 def _check_finite(tensors: dict[str, Tensor], where: str) -> None:

@@ -29,8 +29,8 @@ def required(folder: Path) -> Signed | None:
     """Check the bundle in `folder` by the keys that RRMSDK_TRUST names; None where it is not set.
 
     It holds paths of public keys, separated as in PATH. Bundles from the Hub and from its cache are asked for a
-    signature. The embedded ones are not: they ship inside the package, and are trusted as it is. Nor is a folder that
-    the user names (`path:`), unless a server opens it.
+    signature. Embedded ones are not: they ship inside the package, and are trusted as it is. Nor are checkpoints whose
+    hash the package's index pins, nor a folder that the user names (`path:`), unless a server opens it.
 
     Raises:
         As `verify`.

@@ -20,6 +20,15 @@ class Pinned(Value):
     weights_sha256: str
 
 
+class Origin(Value):
+    """The file of somebody else's that the weights were read from, by the hash of its bytes."""
+
+    repo: str
+    file: str
+    commit: str
+    sha256: str
+
+
 class Score(Value):
     """The figures of a report that a listing shows."""
 
@@ -33,6 +42,7 @@ class Card(Value):
     """The facts about a model.
 
     weights: which weights `model.safetensors` holds: `last`, `best` on the validation split, or those after `epoch N`.
+    origin: where the weights come from, when somebody else trained them.
     files: sha256 of every file of the bundle but the card itself, README.md and model.sig.
     """
 
@@ -43,6 +53,7 @@ class Card(Value):
     threat: ThreatModel
     method: dict[str, Any]
     teachers: tuple[Pinned, ...] = ()
+    origin: Origin | None = None
     weights: str = "last"
     score: Score | None = None
     licence: str = "apache-2.0"

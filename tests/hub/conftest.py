@@ -39,9 +39,16 @@ def made(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def zoo(tmp_path: Path) -> Path:
-    """A folder of embedded bundles that holds one: digits-cnn-linf."""
-    make_bundle(tmp_path / "zoo" / "digits-cnn-linf", seed=7)
+    """An index with one embedded bundle: digits-cnn-linf."""
+    make_bundle(tmp_path / "zoo" / "embedded" / "digits-cnn-linf", seed=7)
     return tmp_path / "zoo"
+
+
+@pytest.fixture
+def org(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The organisation whose names the user trusts."""
+    monkeypatch.setenv("RRMSDK_HUB_ORG", "acme")
+    return "acme"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rrmsdk.errors import DataError, HubError, IntegrityError, RefError, SaveError
-from rrmsdk.hub import Fetched, embedded, fetch
+from rrmsdk.hub import Fetched, fetch, index
 from rrmsdk.schema import bundle
 from rrmsdk.schema.bundle import CARD, CONFIG, README, REPORT, WEIGHTS
 from rrmsdk.schema.ref import Ref
@@ -56,30 +56,35 @@ def fetch_in_fresh_process(ref: str, endpoint: str, cache: Path, **environment: 
 class TestEmbedded:
     def test_an_embedded_bundle_needs_no_network(self, zoo: Path, cache: Path) -> None:
         found = pull("hub:digits-cnn-linf", NOWHERE, cache, zoo=zoo)
-        assert found.bundle.path == zoo / "digits-cnn-linf"
+        assert found.bundle.path == index.bundle_of("digits-cnn-linf", zoo)
         assert found.revision is None
 
-    def test_a_revision_skips_the_embedded_zoo(self, hub: HubServer, zoo: Path, cache: Path, contents) -> None:
-        commit = hub.put("rrmsdk/digits-cnn-linf", contents)
+    def test_a_revision_skips_the_embedded_zoo(self, hub: HubServer, zoo: Path, cache: Path, contents, org) -> None:
+        commit = hub.put("acme/digits-cnn-linf", contents)
         assert pull("hub:digits-cnn-linf@main", hub, cache, zoo=zoo).revision == commit.oid
 
-    def test_refresh_asks_the_hub_for_an_embedded_name(self, hub: HubServer, zoo: Path, cache: Path, contents) -> None:
-        commit = hub.put("rrmsdk/digits-cnn-linf", contents)
+    def test_refresh_asks_the_organisation_for_an_embedded_name(
+        self, hub: HubServer, zoo: Path, cache: Path, contents, org
+    ) -> None:
+        commit = hub.put("acme/digits-cnn-linf", contents)
         assert pull("hub:digits-cnn-linf", hub, cache, zoo=zoo, refresh=True).revision == commit.oid
 
     def test_an_embedded_file_that_was_changed_is_refused(self, zoo: Path, cache: Path) -> None:
-        (zoo / "digits-cnn-linf" / WEIGHTS).write_bytes(b"other")
+        (index.bundle_of("digits-cnn-linf", zoo) / WEIGHTS).write_bytes(b"other")
         with pytest.raises(IntegrityError, match=r"model\.safetensors has sha256 .*, its card says"):
             pull("hub:digits-cnn-linf", NOWHERE, cache, zoo=zoo)
 
-    def test_the_embedded_zoo_is_found_in_a_checkout_or_a_wheel(self) -> None:
-        assert embedded.folder().parts[-2:] in {("zoo", "embedded"), ("rrmsdk", "_zoo")}
+    def test_refresh_without_an_organisation_asks_nobody(self, hub: HubServer, zoo: Path, cache: Path) -> None:
+        assert pull("hub:digits-cnn-linf", hub, cache, zoo=zoo, refresh=True).revision is None
+        assert hub.requests == []
+
+    def test_the_zoo_is_found_in_a_checkout_or_a_wheel(self) -> None:
+        assert index.root().name in {"zoo", "_zoo"}
+        assert "digits-cnn-linf" in index.embedded()
 
     def test_cards_come_in_the_order_of_names(self, zoo: Path) -> None:
-        make_bundle(zoo / "another")
-        assert (
-            [card.name for card in embedded.cards(zoo)] == list(embedded.names(zoo)) == ["another", "digits-cnn-linf"]
-        )
+        make_bundle(index.bundle_of("another", zoo))
+        assert [card.name for card in index.cards(zoo)] == list(index.embedded(zoo)) == ["another", "digits-cnn-linf"]
 
 
 class TestFolder:
@@ -115,23 +120,20 @@ class TestPull:
         assert before > 0
         assert hub.asked("/resolve/") == before
 
-    def test_a_bare_name_is_looked_up_in_the_organisation(
-        self, hub: HubServer, cache: Path, contents, monkeypatch
-    ) -> None:
-        monkeypatch.setenv("RRMSDK_HUB_ORG", "acme")
+    def test_a_bare_name_is_looked_up_in_the_organisation(self, hub: HubServer, cache: Path, contents, org) -> None:
         commit = hub.put("acme/tiny", contents)
         assert pull("hub:tiny", hub, cache).revision == commit.oid
 
-    def test_a_bare_name_in_the_cache_needs_no_network(self, hub: HubServer, cache: Path, contents) -> None:
-        commit = hub.put("rrmsdk/tiny", contents)
+    def test_a_bare_name_in_the_cache_needs_no_network(self, hub: HubServer, cache: Path, contents, org) -> None:
+        commit = hub.put("acme/tiny", contents)
         pull("hub:tiny", hub, cache)
         assert pull("hub:tiny", NOWHERE, cache).revision == commit.oid
 
-    def test_refresh_asks_the_hub_again(self, hub: HubServer, cache: Path, contents, tmp_path: Path) -> None:
-        hub.put("rrmsdk/tiny", contents)
+    def test_refresh_asks_the_hub_again(self, hub: HubServer, cache: Path, contents, tmp_path: Path, org) -> None:
+        hub.put("acme/tiny", contents)
         pull("hub:tiny", hub, cache)
         newer = make_bundle(tmp_path / "newer", seed=1)
-        commit = hub.put("rrmsdk/tiny", {path.name: path.read_bytes() for path in newer.path.iterdir()})
+        commit = hub.put("acme/tiny", {path.name: path.read_bytes() for path in newer.path.iterdir()})
         assert pull("hub:tiny", hub, cache).revision != commit.oid
         assert pull("hub:tiny", hub, cache, refresh=True).revision == commit.oid
         assert pull("hub:tiny", hub, cache).revision == commit.oid
@@ -180,7 +182,7 @@ class TestOffline:
         assert pull("hub:acme/tiny", hub, cache, offline=True).revision == commit.oid
         assert len(hub.requests) == before
 
-    def test_offline_without_a_pull_says_what_to_type(self, hub: HubServer, zoo: Path, cache: Path) -> None:
+    def test_offline_without_a_pull_says_what_to_type(self, hub: HubServer, zoo: Path, cache: Path, org) -> None:
         with pytest.raises(
             HubError, match=r"rrmsdk pull hub:digits-cnn --refresh\. Did you mean 'hub:digits-cnn-linf'"
         ):
@@ -193,8 +195,8 @@ class TestOffline:
         said = fetch_in_fresh_process("hub:acme/tiny", NOWHERE, cache, HF_HUB_OFFLINE="1")
         assert said.strip() == commit.oid
 
-    def test_a_pull_that_broke_off_is_not_taken_for_a_bundle(self, hub: HubServer, cache: Path, contents) -> None:
-        hub.put("rrmsdk/tiny", contents)
+    def test_a_pull_that_broke_off_is_not_taken_for_a_bundle(self, hub: HubServer, cache: Path, contents, org) -> None:
+        hub.put("acme/tiny", contents)
         hub.trouble = lambda method, path: "reset" if method == "GET" and path.endswith(WEIGHTS) else None
         with pytest.raises(HubError, match=r"hub:tiny: .* could not be reached, or broke off"):
             pull("hub:tiny", hub, cache)
@@ -233,14 +235,16 @@ class TestIntegrity:
         hub.put("acme/tiny", contents)
         damage(pull("hub:acme/tiny", hub, cache).bundle.path / name)
         with pytest.raises(
-            IntegrityError, match=f"{name} .*is damaged; pull it online: rrmsdk pull hub:acme/tiny --ref"
+            IntegrityError, match=f"{name} .*cannot be used; pull it online: rrmsdk pull hub:acme/tiny --ref"
         ):
             pull("hub:acme/tiny", hub, cache, offline=True)
 
     @pytest.mark.parametrize("name", [WEIGHTS, CARD])
-    @pytest.mark.parametrize("ref", ["hub:rrmsdk/tiny", "hub:tiny"])
-    def test_a_damaged_copy_is_mended_online(self, hub: HubServer, cache: Path, contents, ref: str, name: str) -> None:
-        hub.put("rrmsdk/tiny", contents)
+    @pytest.mark.parametrize("ref", ["hub:acme/tiny", "hub:tiny"])
+    def test_a_damaged_copy_is_mended_online(
+        self, hub: HubServer, cache: Path, contents, org, ref: str, name: str
+    ) -> None:
+        hub.put("acme/tiny", contents)
         path = pull(ref, hub, cache).bundle.path / name
         damage(path)
         assert (pull(ref, hub, cache).bundle.path / name).read_bytes() == contents[name]
@@ -252,7 +256,7 @@ class TestIntegrity:
 
 
 class TestRefusals:
-    def test_an_unknown_name_lists_near_matches(self, hub: HubServer, zoo: Path, cache: Path) -> None:
+    def test_an_unknown_name_lists_near_matches(self, hub: HubServer, zoo: Path, cache: Path, org) -> None:
         with pytest.raises(RefError, match=r"no such repository.* Did you mean 'hub:digits-cnn-linf'\?"):
             pull("hub:digits-cnn-lnf", hub, cache, zoo=zoo)
 
@@ -298,7 +302,7 @@ class TestTroubles:
             pull("hub:acme/tiny", hub, cache)
         assert time.monotonic() - started < 10  # the client's own retries take 23 s
 
-    def test_a_hub_that_is_not_there_is_not_waited_for(self, zoo: Path, cache: Path) -> None:
+    def test_a_hub_that_is_not_there_is_not_waited_for(self, zoo: Path, cache: Path, org) -> None:
         started = time.monotonic()
         with pytest.raises(HubError, match=r"could not be reached.*ConnectError.*Did you mean 'hub:digits-cnn-linf'"):
             pull("hub:digits-cnn", NOWHERE, cache, zoo=zoo)

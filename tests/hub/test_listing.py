@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rrmsdk.errors import HubError
-from rrmsdk.hub import fetch, listing
+from rrmsdk.hub import fetch, index, listing
 from rrmsdk.schema.bundle import README
 from rrmsdk.schema.ref import Ref
 from tests.bundles import THREAT
@@ -20,7 +20,7 @@ def test_embedded_bundles_are_listed_with_their_figures(zoo: Path, cache: Path) 
     assert listed.threat == THREAT
     assert listed.score is not None
     assert (listed.score.clean, listed.score.robust, listed.score.attack) == (0.9, 0.7, "autoattack")
-    assert listed.size == sum(path.stat().st_size for path in (zoo / "digits-cnn-linf").iterdir())
+    assert listed.size == sum(path.stat().st_size for path in index.bundle_of("digits-cnn-linf", zoo).iterdir())
     assert (listed.source, listed.revision) == ("embedded", None)
 
 
@@ -47,25 +47,25 @@ def test_models_of_other_programs_are_not_listed(tmp_path: Path, cache: Path) ->
     assert listing(zoo=tmp_path / "none", cache=cache) == ()
 
 
-def test_the_organisation_is_asked_only_online(hub: HubServer, zoo: Path, cache: Path, contents) -> None:
-    commit = hub.put("rrmsdk/tiny", contents)
-    hub.put("rrmsdk/not-a-bundle", {README: b"page"})
+def test_the_organisation_is_asked_only_online(hub: HubServer, zoo: Path, cache: Path, contents, org) -> None:
+    commit = hub.put("acme/tiny", contents)
+    hub.put("acme/not-a-bundle", {README: b"page"})
     assert [listed.ref for listed in listing(endpoint=hub.endpoint, zoo=zoo, cache=cache)] == ["hub:digits-cnn-linf"]
     assert hub.requests == []
     *_, listed = listing(online=True, endpoint=hub.endpoint, zoo=zoo, cache=cache)
-    assert (listed.ref, listed.source, listed.revision) == ("hub:rrmsdk/tiny", "hub", commit.oid)
+    assert (listed.ref, listed.source, listed.revision) == ("hub:acme/tiny", "hub", commit.oid)
     assert listed.size == sum(map(len, contents.values()))
 
 
 def test_a_hub_model_that_lies_in_the_cache_is_listed_once(
-    hub: HubServer, tmp_path: Path, cache: Path, contents
+    hub: HubServer, tmp_path: Path, cache: Path, contents, org
 ) -> None:
-    hub.put("rrmsdk/tiny", contents)
+    hub.put("acme/tiny", contents)
     fetch(Ref.parse("hub:tiny"), endpoint=hub.endpoint, cache=cache)
     (listed,) = listing(online=True, endpoint=hub.endpoint, zoo=tmp_path / "none", cache=cache)
     assert listed.source == "cache"
 
 
-def test_a_hub_that_is_not_there_is_said(zoo: Path, cache: Path) -> None:
-    with pytest.raises(HubError, match=r"the models of 'rrmsdk': .* could not be reached"):
+def test_a_hub_that_is_not_there_is_said(zoo: Path, cache: Path, org) -> None:
+    with pytest.raises(HubError, match=r"the models of 'acme': .* could not be reached"):
         listing(online=True, endpoint="http://127.0.0.1:9", zoo=zoo, cache=cache)

@@ -23,6 +23,14 @@ CONFIGS = [
     config("wrn-10-1"),
     config("wrn-16-4", width_mult=0.375),
     config("preactresnet18", 28, 1, width_mult=0.125),
+    config("preactresnet18-nobn", width_mult=0.125),
+    config("preactresnet18-x", width_mult=0.125),
+    config("preactresnet18-x-nobn", width_mult=0.125, width=24),
+    config("dm-preactresnet18", 30, width_mult=0.125),
+    config("dm-wrn-10-1"),
+    config("dm-wrn-16-4", 28, 1, width_mult=0.375),
+    config("wide_resnet50_4", width_mult=0.0625),
+    config("wide_resnet50_4", 96, width_mult=0.0625),
     config("cnn", 8, 1),
     config("cnn", width=40, width_mult=0.5),
     config("cnn", 96, width_mult=0.25),
@@ -44,6 +52,8 @@ CONFIGS = [
     config("timm:test_resnet"),
     config("timm:test_vit", width=24),
     config("timm:test_efficientnet", 8, 1),
+    config("timm:test_convnext-convstem"),
+    config("timm:test_vit-convstem", 96, 1),
 ]
 
 

@@ -20,7 +20,15 @@ from tests.models.networks import config, network, pixels
         ("resnet18", 11_173_962),
         ("resnet50", 23_520_842),
         ("wrn-28-10", 36_479_194),
+        ("wrn-34-10", 46_160_474),
+        ("wrn-70-16", 266_796_506),
+        ("dm-wrn-28-10", 36_479_194),
+        ("dm-wrn-70-16", 266_796_506),
         ("preactresnet18", 11_172_170),
+        ("preactresnet18-x", 11_172_170),
+        ("preactresnet18-nobn", 11_171_146),
+        ("preactresnet18-x-nobn", 11_171_146),
+        ("dm-preactresnet18", 12_548_426),
         ("resnet14", 175_258),
         ("vgg16_bn", 14_728_266),
         ("mobilenet_v2", 2_236_682),
@@ -105,6 +113,14 @@ def test_large_pictures_get_torchvisions_network_weight_for_weight(arch):
     torch.testing.assert_close(twin(x), theirs((x - twin.input_mean) / twin.input_std))
 
 
+def test_wide_resnet50_4_is_a_resnet50_of_256_channels_a_group():
+    with torch.device("meta"):
+        ours = build("wide_resnet50_4", 10, 224)
+        theirs = torchvision.models.resnet50(num_classes=10, width_per_group=256)
+    shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.network.state_dict().items()} == shapes
+
+
 def test_a_build_is_a_function_of_torchs_seed():
     def weights(seed):
         torch.manual_seed(seed)
@@ -125,6 +141,9 @@ def test_a_new_network_is_in_train_mode():
         ("wrn-28", "'wrn-28' is no wide ResNet.*'wrn-28-10'"),
         ("wrn-28-0", "'wrn-28-0' is no wide ResNet"),
         ("wrn-27-10", "6n \\+ 4, not 27. Did you mean 'wrn-28-10'"),
+        ("dm-wrn-27-10", "6n \\+ 4, not 27. Did you mean 'dm-wrn-28-10'"),
+        ("dm-wrn-28", "'dm-wrn-28' is no wide ResNet.*'dm-wrn-28-10'"),
+        ("preactresnet18-bn", "unknown architecture 'preactresnet18-bn'. Did you mean 'preactresnet18-nobn'"),
         ("timm:resnet1800", "timm has no 'resnet1800'. Did you mean"),
     ],
 )
@@ -140,12 +159,14 @@ def test_an_unknown_name_is_told_with_near_ones(arch, message):
         ({"arch": "inception_v3", "input_size": 8}, "input_size 8 is too small for inception_v3; 24 is not"),
         ({"arch": "convnext_tiny", "input_size": 4}, "input_size 4 is too small for convnext_tiny; 8 is not"),
         ({"arch": "vit_b_16", "input_size": 100}, "input_size 100 is no multiple of the 16 px patches.*; 96 is"),
+        ({"arch": "dm-wrn-28-10", "input_size": 30}, "dm-wrn-28-10 takes multiples of 4 px, not input_size 30; 32 is"),
         ({"arch": "maxvit_t"}, "maxvit_t takes multiples of 224 px, not input_size 32"),
         ({"arch": "densenet121", "width_mult": 0.5}, "densenet121 has one width only, not width_mult=0.5.*resnet18"),
         ({"arch": "resnext50_32x4d", "width_mult": 0.5}, "resnext50_32x4d has one width only"),
         ({"arch": "vit_b_16", "width_mult": 2.0}, "vit_b_16 has one width only, not width_mult=2.0"),
         ({"arch": "timm:test_vit", "width_mult": 2.0}, "timm:test_vit has one width only, not width_mult=2.0"),
         ({"arch": "timm:test_vit", "input_size": 40}, "input_size 40 does not fit timm:test_vit"),
+        ({"arch": "timm:test_resnet-convstem"}, "timm:test_resnet-convstem: only ConvNeXts and ViTs of 16 px patches"),
         ({"arch": "timm:deit_tiny_distilled_patch16_224"}, "ends in tuple; an embedding is the input of a linear"),
     ],
 )  # fmt: skip

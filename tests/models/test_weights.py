@@ -238,7 +238,7 @@ def test_a_pinned_pickle_that_would_run_code_is_refused(tmp_path, capsys):
 
 def test_a_pinned_file_that_is_no_pickle_is_refused(tmp_path):
     (tmp_path / "model.pt").write_text("<html>")
-    with pytest.raises(IntegrityError, match="no checkpoint of plain tensors"):
+    with pytest.raises(IntegrityError, match="is a web page, not weights"):
         read_pinned(tmp_path / "model.pt", files.sha256(tmp_path / "model.pt"))
 
 

@@ -1,0 +1,137 @@
+"""What most verbs begin with: the bundle a reference names, a copy that may be written to, its images, a device."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rrmsdk import converting, hub
+from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
+from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.recipe import Recipe
+from rrmsdk.schema.ref import Ref
+from rrmsdk.schema.threat import ThreatModel
+
+Fields = Mapping[str, Any]
+
+
+def opened(model: str | Path | Bundle) -> Bundle:
+    """The bundle that `model` is, or names."""
+    if isinstance(model, Bundle):
+        return bundles.read(model.path)
+    if isinstance(model, Path) or bundles.is_bundle(Path(model)):
+        return bundles.read(Path(model))
+    return converting.fetch(model_ref(model)).bundle
+
+
+def owned(model: str | Path | Bundle, out: str | Path | None) -> Bundle:
+    """A bundle that may be written to: what lies in the zoo or the Hub's cache is copied first."""
+    bundle = opened(model)
+    pulled = isinstance(model, str) and model.startswith("hub:")
+    return copied(bundle, Path(out) if out else Path("runs") / bundle.card.name) if pulled or out else bundle
+
+
+def copied(bundle: Bundle, folder: Path) -> Bundle:
+    """`bundle` in `folder`; a copy of the same weights that is there already is kept.
+
+    Raises:
+        MismatchError: something else lies there.
+    """
+    if folder.exists():
+        there = bundles.read(folder) if bundles.is_bundle(folder) else None
+        if there is None or there.card.files[bundles.WEIGHTS] != bundle.card.files[bundles.WEIGHTS]:
+            raise MismatchError(f"{folder} exists already and is not {bundle.card.name}. Choose another folder")
+        return there
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        # A copy on this machine keeps what says where its images lie here.
+        beyond = [name for name in (bundles.RUN, bundles.SIGNATURE) if (bundle.path / name).is_file()]
+        for name in (*bundle.card.files, bundles.CARD, *beyond):
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, beside / name)
+        beside.replace(folder)
+    except OSError as exc:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise SaveError(f"could not copy {bundle.card.name} to {folder}: {exc.strerror}") from exc
+    return bundles.read(folder)
+
+
+def model_ref(text: str) -> Ref:
+    """A reference to a trained model. Raises RefError: an architecture."""
+    ref = Ref.parse(text)
+    if ref.kind == "arch":
+        hint = did_you_mean(text, [f"hub:{name}" for name in hub.index.names()])
+        raise RefError(f"'{text}' is an architecture, not a trained model.{hint} A folder is path:{text}")
+    return ref
+
+
+def data_of(bundle: Bundle, data: str | DataSpec | Fields | None) -> DataSpec:
+    """What was asked for, else what the run says, else the recipe (which names a folder, but not its place)."""
+    if data is not None:
+        return as_value(DataSpec, data, "name")
+    for recipe in (bundle.path / bundles.RUN, bundle.path / bundles.RECIPE):
+        if recipe.is_file():
+            return value.read(Recipe, recipe).data
+    return DataSpec(name=bundle.card.data.name)
+
+
+def images_of(spec: DataSpec, fits: Bundle | None):
+    """The data set, compared with the model that is to see it."""
+    from rrmsdk import data as rooms
+
+    images = rooms.load(spec if fits is None else spec.alone())
+    if fits is not None:
+        card, info = fits.card, images.info
+        for what, has, wants in (
+            ("classes", len(info.labels), card.model.classes),
+            ("input size", info.size, card.model.input_size),
+            ("channels", info.channels, card.model.channels),
+        ):
+            if has != wants:
+                raise MismatchError(f"{what}: data set '{info.name}' has {has}, model '{card.name}' has {wants}")
+    return images
+
+
+def device_here():
+    """The GPU, where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def needs_torch(verb: str) -> None:
+    """Raises MissingExtraError: a verb needs torch, and it is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None or find_spec("torchvision") is None:
+        raise MissingExtraError("train", f"rrmsdk.{verb}")
+
+
+def as_value(kind: type[Any], given: Any, key: str) -> Any:
+    """A value, its fields, or the one field that names it, as a value."""
+    return given if isinstance(given, kind) else value.parse(kind, dict(fields_of(given, key)), kind.__name__)
+
+
+def fields_of(given: Any, key: str) -> Fields:
+    """Fields, or the one field that a text stands for."""
+    return {key: given} if isinstance(given, str) else given
+
+
+def threat_of(threat: str | ThreatModel) -> ThreatModel:
+    """A threat, or the one that a text spells."""
+    return threat if isinstance(threat, ThreatModel) else ThreatModel.parse(threat)
+
+
+def merged(fields: Fields, over: Fields) -> dict[str, Any]:
+    """`fields` with those of `over` in their place, table by table."""
+    both = dict(fields)
+    for name, new in over.items():
+        old = both.get(name)
+        both[name] = merged(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+    return both
