@@ -41,8 +41,10 @@ from rrmsdk.schema.prediction import Prediction
 from rrmsdk.schema.recipe import BankSpec, Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
+from rrmsdk.schema.signed import Signed
 from rrmsdk.schema.sweep import Sweep
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.signing import sign, verify_signature
 from rrmsdk.sweeping import sweep
 from rrmsdk.verifying import verify
 from rrmsdk.zooing import ZooCheck, zoo, zoo_build, zoo_check, zoo_show
@@ -53,8 +55,8 @@ __all__ = [
     "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "Curve", "DataError", "DataSpec", "Diagnosis",
     "DivergedError", "EndpointError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError",
     "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
-    "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "StudentSpec",
-    "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack", "bank", "certify", "corrupt", "curve",
-    "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "sweep", "train", "transfer",
-    "verify", "zoo", "zoo_build", "zoo_check", "zoo_show",
+    "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Signed",
+    "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack", "bank", "certify",
+    "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "sign", "sweep",
+    "train", "transfer", "verify", "verify_signature", "zoo", "zoo_build", "zoo_check", "zoo_show",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from rrmsdk.opening import (
     owned,
     threat_of,
 )
+from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -163,9 +164,18 @@ def push(model: str | Path | Bundle, repo: str, **settings: Any) -> str:
 
 
 def pull(ref: str, out: str | Path | None = None, **settings: Any) -> Bundle:
-    """Bring a bundle here, hashes checked; `out` copies it into a folder of yours."""
-    bundle = converting.fetch(model_ref(ref), **settings).bundle
-    return bundle if out is None else copied(bundle, Path(out))
+    """Bring a bundle here, its hashes checked, and where RRMSDK_TRUST names keys its signature too.
+
+    Args:
+        out: a folder of yours for a copy.
+    """
+    found = converting.fetch(model_ref(ref), **settings).bundle
+    if out is None:
+        return found
+    copy = copied(found, Path(out))
+    if (found.path / bundles.SIGNATURE).is_file():  # a copy that was there already may be one of before the signature
+        signature.required(copy.path)
+    return copy
 
 
 def load(ref: str | Path | Bundle) -> Classifier:

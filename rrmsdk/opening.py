@@ -51,8 +51,8 @@ def copied(bundle: Bundle, folder: Path) -> Bundle:
     shutil.rmtree(beside, ignore_errors=True)
     try:
         # A copy on this machine keeps what says where its images lie here.
-        run = [bundles.RUN] if (bundle.path / bundles.RUN).is_file() else []
-        for name in (*bundle.card.files, bundles.CARD, *run):
+        beyond = [name for name in (bundles.RUN, bundles.SIGNATURE) if (bundle.path / name).is_file()]
+        for name in (*bundle.card.files, bundles.CARD, *beyond):
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, beside / name)
         beside.replace(folder)

@@ -24,8 +24,9 @@ from rrmsdk.hub.client import (
     whole,
     within_limit,
 )
+from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle, value
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, WEIGHTS, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, SIGNATURE, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.entry import External, Ours
 from rrmsdk.schema.ref import Ref, split_epoch
@@ -84,7 +85,8 @@ def fetch(
         RefError: nothing has that name, or what has it is no bundle.
         DataError, FieldError: a folder without a card, or a card that this rrmsdk cannot read.
         HubError: the Hub cannot be reached or refused.
-        IntegrityError: a file is not the one the card or the index names, or is too large.
+        IntegrityError: a file is not the one the card or the index names, or is too large; or RRMSDK_TRUST is set, and
+            none of its keys signed what came from the Hub or its cache.
         SaveError: the cache cannot be written.
     """
     if ref.kind == "path":
@@ -125,6 +127,8 @@ def _converted(hub: Hub, ref: Ref, entry: External) -> Fetched:
             f"type rrmsdk zoo check {ref.name}"
         )
     assert found.card.origin is not None
+    if entry.source.sha256 is None:  # else the package itself says which bytes it was made of
+        signature.required(found.path)
     return Fetched(found, found.card.origin.commit)
 
 
@@ -179,7 +183,7 @@ def _offline(hub: Hub, wanted: _Wanted) -> Fetched:
     try:
         kept = _kept(hub, wanted)
     except IntegrityError as exc:
-        raise IntegrityError(f"{wanted.spelt}: {exc}. The copy in the cache is damaged; {again}") from exc
+        raise IntegrityError(f"{wanted.spelt}: {exc}. The copy in the cache cannot be used; {again}") from exc
     if kept is None:
         raise HubError(f"{wanted.spelt} is not in the cache {hub.cache}, and this is offline; {again}.{wanted.hint}")
     return kept
@@ -199,6 +203,7 @@ def _verified(snapshot: Path, wanted: _Wanted) -> Fetched:
     found = bundle.read(snapshot)
     if wanted.weights not in (None, found.card.files[WEIGHTS]):
         raise IntegrityError(f"its weights have sha256 {found.card.files[WEIGHTS]}, the index says {wanted.weights}")
+    signature.required(snapshot)
     return Fetched(found, snapshot.name)
 
 
@@ -230,4 +235,4 @@ def _promised(card: Card, wanted: _Wanted, commit: Commit) -> dict[str, str | No
         raise IntegrityError(f"{wanted.spelt}: its card names {missing}, which the repository does not hold")
     sizes = [commit.files[name] or 0 for name in card.files]
     within_limit(sum(sizes), wanted.spelt)
-    return {**card.files, **({README: None} if README in commit.files else {})}
+    return {**card.files, **{name: None for name in (README, SIGNATURE) if name in commit.files}}

@@ -15,13 +15,13 @@ from huggingface_hub.utils import get_token, httpx
 from rrmsdk.errors import HubError, IntegrityError, MismatchError
 from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
 from rrmsdk.hub.readme import render
+from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, README, REPORT, WEIGHTS, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, PREPROCESSOR, README, REPORT, SIGNATURE, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.entry import UNKNOWN
 
 PUBLIC = "https://huggingface.co"
-PREPROCESSOR = "preprocessor_config.json"  # made of the card when it is pushed, as the page is
 
 
 def push(
@@ -38,8 +38,9 @@ def push(
     """Write the bundle to `repo` in one commit, and give the commit's address.
 
     The repository (and the branch `revision`) is made when there is none. Afterwards it holds the card, the files the
-    card names, README.md and preprocessor_config.json; a file of an earlier bundle that this one lacks goes, foreign
-    files stay. What is there already is not sent again: pushing the same bundle twice makes no second commit.
+    card names, the signature if there is one, README.md and preprocessor_config.json; a file of an earlier bundle that
+    this one lacks goes, foreign files stay. What is there already is not sent again: pushing the same bundle twice
+    makes no second commit.
 
     Args:
         private: whether a repository that is made here is private; one that exists stays as it is.
@@ -47,7 +48,8 @@ def push(
         tag: a name for the commit.
 
     Raises:
-        IntegrityError: a file is not the one the card names, or the report is about other weights; nothing was sent.
+        IntegrityError: a file is not the one the card names, or the one that was signed; or the report is about other
+            weights. Nothing was sent.
         MismatchError: nobody knows the licence of the weights.
         RefError: `repo` cannot name a repository.
         HubError: no token, not reachable, refused, or somebody else pushed meanwhile.
@@ -56,6 +58,7 @@ def push(
     branch = revision_name(revision)
     bundle = bundles.read(bundle.path)
     _fit_to_push(bundle)
+    signed = _signed(bundle)
     hub = door(endpoint, token)
     if hub.token is None and get_token() is None:
         raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
@@ -65,13 +68,13 @@ def push(
         parent = _parent(hub, repo, branch, private)
         send = partial(hub.api.create_commit, repo, commit_message=said, revision=branch, parent_commit=parent.oid)
         try:
-            done = send(_operations(bundle, page, parent, hub, opened))
+            done = send(_operations(bundle, signed, page, parent, hub, opened))
         except httpx.TransportError:
             now = look(hub, repo, branch)
             if now.oid == parent.oid:
                 raise
             # The answer may be lost and the commit made: then nothing is left to send. Another's commit refuses this.
-            done = send(_operations(bundle, page, now, hub, opened))
+            done = send(_operations(bundle, signed, page, now, hub, opened))
         if tag is not None:
             _tag(hub.api, repo, tag, done.oid)
     return str(done.commit_url)
@@ -119,13 +122,26 @@ def _parent(hub: Hub, repo: str, branch: str, private: bool) -> Commit:
 
 
 def _operations(
-    bundle: Bundle, page: bytes, parent: Commit, hub: Hub, opened: ExitStack
+    bundle: Bundle, signed: bool, page: bytes, parent: Commit, hub: Hub, opened: ExitStack
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
-    names = [CARD, *sorted(bundle.card.files)]
+    names = [CARD, *sorted(bundle.card.files), *([SIGNATURE] if signed else [])]
     adds = [CommitOperationAdd(name, _content(bundle.path / name, hub, opened)) for name in names]
-    stale = [name for name in BUNDLE_FILES if name in parent.files and name not in names]
+    stale = [name for name in (*BUNDLE_FILES, SIGNATURE) if name in parent.files and name not in names]
     made = [CommitOperationAdd(README, page), CommitOperationAdd(PREPROCESSOR, preprocessor(bundle.card))]
     return [*adds, *made, *(CommitOperationDelete(name) for name in stale)]
+
+
+def _signed(bundle: Bundle) -> bool:
+    """Whether it has a signature. Raises IntegrityError: it has, but one of before a change."""
+    if not (bundle.path / SIGNATURE).is_file():
+        return False
+    travelling = {CARD, *bundle.card.files} | ({README} if (bundle.path / README).is_file() else set())
+    try:
+        signature.fits(bundle.path, travelling)
+    except IntegrityError as exc:
+        again = f"Sign again: rrmsdk sign path:{bundle.path} --key KEY, or remove {SIGNATURE}"
+        raise IntegrityError(f"{exc}. The bundle was changed after it was signed. {again}") from exc
+    return True
 
 
 def _page(bundle: Bundle, repo: str) -> bytes:

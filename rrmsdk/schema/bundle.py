@@ -1,4 +1,4 @@
-"""One folder layout for training, the Hub and serving; every file but the card and README.md is hashed in the card."""
+"""One folder layout for training, the Hub and serving; the card hashes all but README.md, model.sig and itself."""
 
 from __future__ import annotations
 
@@ -26,8 +26,16 @@ ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
 CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.json"
 RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 EPOCHS = "epochs"  # bundles of the same run, stopped earlier, each in a folder named by its epoch; no part of this one
+SIGNATURE = "model.sig"  # over the card and the files it names, so no card can name it; travels with them
+PREPROCESSOR = "preprocessor_config.json"  # made of the card when it is pushed, as README.md is
+# What a training leaves beside its bundle.
+TRAINING = (".lock", "metrics.csv", "tensorboard", "best.safetensors", "last.safetensors", "screening.json")
+CLIENTS = (".cache", ".git", ".gitattributes", ".github", ".gitignore")  # of git and the Hub's client
 NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
 BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE)
+# May lie in a bundle's folder though no signature covers it: README.md and
+# preprocessor_config.json are made when it is pushed, the others never travel.
+UNSIGNED = (README, PREPROCESSOR, SIGNATURE, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)
 
 
 class Bundle(Value):

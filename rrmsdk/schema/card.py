@@ -43,7 +43,7 @@ class Card(Value):
 
     weights: which weights `model.safetensors` holds: `last`, `best` on the validation split, or those after `epoch N`.
     origin: where the weights come from, when somebody else trained them.
-    files: sha256 of every file of the bundle but the card itself and README.md.
+    files: sha256 of every file of the bundle but the card itself, README.md and model.sig.
     """
 
     schema_version: int = SCHEMA_VERSION

@@ -179,13 +179,12 @@ def repr_toml(text: str) -> str:
 class TestHostileHub:
     """What a Hub answers becomes names of files in the cache; none may leave it."""
 
-    @pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "a/b", "..", "x\\y"])
+    @pytest.mark.parametrize("name", ["../../../escaped", "{tmp}/escaped", "a/b", "..", "x\\y"])
     def test_an_etag_that_is_no_name_is_refused(
         self, hub: HubServer, cache: Path, contents, tmp_path: Path, name: str
     ) -> None:
         hub.put("acme/tiny", contents)
-        hub.etag = name
+        hub.etag = name.format(tmp=tmp_path)
         with pytest.raises((IntegrityError, HubError)):
             fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
         assert not list(tmp_path.rglob("*escaped*"))
-        assert not Path("/tmp/escaped").exists()

@@ -235,7 +235,7 @@ class TestIntegrity:
         hub.put("acme/tiny", contents)
         damage(pull("hub:acme/tiny", hub, cache).bundle.path / name)
         with pytest.raises(
-            IntegrityError, match=f"{name} .*is damaged; pull it online: rrmsdk pull hub:acme/tiny --ref"
+            IntegrityError, match=f"{name} .*cannot be used; pull it online: rrmsdk pull hub:acme/tiny --ref"
         ):
             pull("hub:acme/tiny", hub, cache, offline=True)
 
