@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 PASSWORD = "RRMSDK_KEY_PASSWORD"
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A private key that signs. password: None: it has none. public: its other half, PEM."""
+
+    path: Path
+    password: bytes | None
+    public: bytes
 
 
 def sign(
@@ -56,16 +66,16 @@ def sign(
     if identity_token is not None and not sigstore:
         raise FieldError("an identity_token is for sigstore=True")
     _needs_model_signing("sign")
-    public = None if key is None else _signs(Path(key).expanduser(), _password(password))
+    signer = None if key is None else _key(Path(key).expanduser(), _password(password))
     bundle = owned(model, out)
     signature.alone(bundle.path, (CARD, *bundle.card.files))
     with tempfile.TemporaryDirectory(prefix="rrmsdk-signing-") as beside:
-        if public is None:
+        if signer is None:
             content = _by_sigstore(bundle, Path(beside) / SIGNATURE, identity_token)
             signature.fits(bundle.path, content=content)
         else:
-            content = _by_key(bundle, Path(beside) / SIGNATURE, Path(str(key)).expanduser(), _password(password))
-            (Path(beside) / "key.pub").write_bytes(public)
+            content = _by_key(bundle, Path(beside) / SIGNATURE, signer)
+            (Path(beside) / "key.pub").write_bytes(signer.public)
             signature.verify(bundle.path, [Path(beside) / "key.pub"], content)
     files.write_bytes(bundle.path / SIGNATURE, content)
     return bundle
@@ -156,8 +166,8 @@ def _password(given: str | None) -> bytes | None:
     return text.encode() if text else None
 
 
-def _signs(path: Path, password: bytes | None) -> bytes:
-    """The public half (PEM) of the private key at `path`. Raises DataError: bundles cannot be signed with it."""
+def _key(path: Path, password: bytes | None) -> _Key:
+    """The private key at `path`. Raises DataError: bundles cannot be signed with it."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -165,23 +175,21 @@ def _signs(path: Path, password: bytes | None) -> bytes:
     text = signature.key_text(path)
     if b"PUBLIC KEY" in text:
         raise DataError(f"{path} is a public key; it is the private one that signs")
+    locked = b"ENCRYPTED" in text  # PKCS 8 says so in its first line, the older format in its second
+    password = password if locked else None
     try:
-        key = load_pem_private_key(text, password if _encrypted(text) else None)
+        key = load_pem_private_key(text, password)
     except TypeError as exc:
         raise DataError(f"{path} is locked by a password: give password= (--password), or set {PASSWORD}") from exc
     except (ValueError, UnsupportedAlgorithm) as exc:
-        why = "the password is wrong, or it is damaged" if _encrypted(text) else str(exc)
+        why = "the password is wrong, or it is damaged" if locked else str(exc)
         raise DataError(f"{path} cannot be read as a private key (PEM): {why}") from exc
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in signature.HASHES:
         raise DataError(
             f"{path} is a key of another kind; bundles are signed by {signature.KINDS}. Make one: "
             "rrmsdk sign --new-key PATH"
         )
-    return _public_pem(key)
-
-
-def _encrypted(text: bytes) -> bool:
-    return b"ENCRYPTED" in text  # PKCS 8 says so in its first line, the older format in its second
+    return _Key(path, password, _public_pem(key))
 
 
 def _public_pem(key: EllipticCurvePrivateKey) -> bytes:
@@ -195,12 +203,12 @@ def _needs_model_signing(what: str) -> None:
         raise MissingExtraError("sign", f"rrmsdk.{what}")
 
 
-def _by_key(bundle: Bundle, to: Path, key: Path, password: bytes | None) -> bytes:
+def _by_key(bundle: Bundle, to: Path, key: _Key) -> bytes:
     from model_signing import signing
 
     # It hands the password on to `cryptography`, which takes bytes, whatever its annotation says.
-    signer: Any = signing.Config().use_elliptic_key_signer
-    signer(private_key=key, password=password).set_hashing_config(_hashing(bundle)).sign(bundle.path, to)
+    use_key: Any = signing.Config().use_elliptic_key_signer
+    use_key(private_key=key.path, password=key.password).set_hashing_config(_hashing(bundle)).sign(bundle.path, to)
     return to.read_bytes()
 
 
@@ -254,8 +262,7 @@ def _reaching(what: str) -> Iterator[None]:
     except Exception as exc:
         if _is_network(exc):
             raise HubError(
-                f"could not {what} through Sigstore: it could not be reached ({_said(exc)}). Check the network, or use "
-                "a key: rrmsdk sign --new-key PATH"
+                f"could not {what} through Sigstore: it could not be reached ({_said(exc)}). Check the network"
             ) from exc
         raise HubError(f"could not {what} through Sigstore: {_said(exc)}") from exc
 
