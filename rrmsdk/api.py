@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk import converting, launching, teachers, verifying
+from rrmsdk import launching, teachers, verifying
 from rrmsdk.errors import MismatchError
 from rrmsdk.opening import (
     as_value,
@@ -169,6 +169,8 @@ def pull(ref: str, out: str | Path | None = None, **settings: Any) -> Bundle:
     Args:
         out: a folder of yours for a copy.
     """
+    from rrmsdk import converting
+
     found = converting.fetch(model_ref(ref), **settings).bundle
     if out is None:
         return found

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrmsdk import converting, hub
 from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
@@ -26,6 +25,8 @@ def opened(model: str | Path | Bundle) -> Bundle:
         return bundles.read(model.path)
     if isinstance(model, Path) or bundles.is_bundle(Path(model)):
         return bundles.read(Path(model))
+    from rrmsdk import converting  # the Hub's client is slow to import, and `import rrmsdk` comes by here
+
     return converting.fetch(model_ref(model)).bundle
 
 
@@ -66,6 +67,8 @@ def model_ref(text: str) -> Ref:
     """A reference to a trained model. Raises RefError: an architecture."""
     ref = Ref.parse(text)
     if ref.kind == "arch":
+        from rrmsdk import hub
+
         hint = did_you_mean(text, [f"hub:{name}" for name in hub.index.names()])
         raise RefError(f"'{text}' is an architecture, not a trained model.{hint} A folder is path:{text}")
     return ref

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rrmsdk import converting, hub
 from rrmsdk.errors import MismatchError, RefError, did_you_mean
-from rrmsdk.hub import Fetched
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.schema.ref import Ref
 
 if TYPE_CHECKING:
+    from rrmsdk.hub import Fetched
     from rrmsdk.methods import Method
     from rrmsdk.models import Classifier
 
@@ -27,6 +26,8 @@ def fetch(refs: Sequence[str]) -> tuple[Fetched, ...]:
 
 
 def _fetch(teacher: str) -> Fetched:
+    from rrmsdk import converting, hub  # the Hub's client is slow to import, and `import rrmsdk` comes by here
+
     ref = Ref.parse(teacher)
     if ref.kind == "arch":
         known = hub.index.names()

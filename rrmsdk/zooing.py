@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rrmsdk import converting, hub
 from rrmsdk.errors import FieldError, RefError, did_you_mean
-from rrmsdk.hub import Listed
 from rrmsdk.opening import Fields, data_of, device_here, images_of, merged, needs_torch
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
@@ -19,6 +17,9 @@ from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.value import Value, parse
+
+if TYPE_CHECKING:
+    from rrmsdk.hub import Listed
 
 Z = 3.290527  # 99.9 %: a check that is right cries wolf for one model in a thousand
 
@@ -65,6 +66,8 @@ def zoo(
     Raises:
         FieldError: a filter that nothing passes; what there is is named.
     """
+    from rrmsdk import hub  # the Hub's client is slow to import, and `import rrmsdk` comes by here
+
     listed = hub.listing(online=online)
     for name, wanted in (("arch", arch), ("data", dataset), ("licence", licence)):
         listed = listed if wanted is None else _named(listed, name, wanted)
@@ -82,6 +85,8 @@ def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
     Raises:
         RefError: nobody knows it; near matches are named.
     """
+    from rrmsdk import hub
+
     found = hub.index.find(name, zoo)
     if found is None and name in hub.index.embedded(zoo):
         return bundles.read(hub.index.bundle_of(name, zoo))
@@ -147,7 +152,7 @@ def zoo_check(
         As `rrmsdk.pull` and `rrmsdk.load`.
     """
     needs_torch("zoo_check")
-    from rrmsdk import models
+    from rrmsdk import converting, models
 
     entry = zoo_show(name, zoo=settings.get("zoo"))
     fetched = converting.fetch(Ref.parse(f"hub:{name}"), trust=trust, **settings)

@@ -66,6 +66,11 @@ def test_values_and_services_import_where_torch_cannot_be():
     assert done.returncode == 0, done.stderr
 
 
+def test_importing_the_package_imports_neither_torch_nor_the_client_of_the_hub():
+    code = "import sys, rrmsdk; print({'torch', 'huggingface_hub', 'onnxruntime', 'matplotlib'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_a_verb_whose_extra_is_missing_says_what_to_install():
     code = "import sys; sys.modules['torch'] = None; from rrmsdk.cli import main; main()"
     asked = ["transfer", "-t", "hub:digits-cnn-linf", "--student", "resnet14", "-d", "digits"]

@@ -1,0 +1,233 @@
+"""What pulling costs beside the client alone, what a resolution without the network costs, and `import rrmsdk`.
+
+The Hub is the one of tests/, in a process of its own on 127.0.0.1. What is compared takes turns.
+
+    OMP_NUM_THREADS=1 python benchmarks/hub.py --rounds 15 --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils import disable_progress_bars
+
+from rrmsdk import files
+from rrmsdk.hub import fetch, index
+from rrmsdk.schema.ref import Ref
+from rrmsdk.verification.provenance import hardware, result_file, version, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))  # the Hub and the bundles of the tests
+from tests.bundles import make_large  # noqa: E402
+
+REPO = "acme/large"
+PULL_RATIO, WARM_MS, IMPORT_SECONDS = 1.3, 20.0, 0.3  # what was promised
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one run. `cpu`: of this process, or of the one that was started."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Resolutions of a reference that needs no network, and the sha256 alone of the files it leads to."""
+
+    megabytes: float
+    resolved: list[Spent]
+    hashed: list[Spent]
+
+
+def main() -> None:
+    args = _arguments()
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        bundle = make_large(place / "bundle", args.megabytes * 1_000_000)
+        with running(bundle.path) as (endpoint, commit):
+            ours, plain = taking_turns(
+                args.rounds, lambda: pull(endpoint, commit, place), lambda: plain_pull(endpoint, commit, place)
+            )
+            fetch(Ref.parse(f"hub:{REPO}"), endpoint=endpoint, cache=place / "warm")
+        refs = {f"hub:{REPO}@{commit}": args.megabytes, f"hub:{REPO}": args.megabytes} | {
+            f"hub:{known}": _megabytes(index.bundle_of(known)) for known in index.embedded()
+        }
+        warm = {ref: Warm(size, *resolutions(ref, place / "warm", args.repeats)) for ref, size in refs.items()}
+        imports = taking_turns(args.rounds, lambda: importing("rrmsdk"), lambda: importing("pydantic, numpy"))
+    path = result_file(args.out, "hub", torch.device("cpu"))
+    text = report(args, ours, plain, warm, *imports)
+    files.write_text(path, text)
+    print(text)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="pulls and imports of each kind")
+    parser.add_argument("--repeats", type=int, default=51, help="warm resolutions of each reference")
+    parser.add_argument("--megabytes", type=int, default=50, help="size of the bundle's weights")
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result file")
+    return parser.parse_args()
+
+
+@contextmanager
+def running(bundle: Path) -> Iterator[tuple[str, str]]:
+    """A Hub that holds the bundle; gives its address and the commit."""
+    command = [sys.executable, "-m", "tests.hub_server", REPO, str(bundle)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
+        assert hub.stdout is not None
+        endpoint, commit = hub.stdout.readline().split()
+        yield endpoint, commit
+        assert hub.stdin is not None
+        hub.stdin.close()
+
+
+def taking_turns(rounds: int, *kinds: Callable[[], Spent]) -> list[list[Spent]]:
+    """What each kind spent, one after another in every round, after a round that does not count."""
+    found = [[kind() for kind in kinds] for _ in range(rounds + 1)]
+    return [list(column) for column in zip(*found[1:], strict=True)]
+
+
+@contextmanager
+def fresh_cache(place: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=place) as cache:
+        yield Path(cache)
+
+
+def pull(endpoint: str, commit: str, place: Path) -> Spent:
+    with fresh_cache(place) as cache:
+        return spent(lambda: fetch(Ref.parse(f"hub:{REPO}@{commit}"), endpoint=endpoint, cache=cache))
+
+
+def plain_pull(endpoint: str, commit: str, place: Path) -> Spent:
+    """What a careful user of the client would write: all files of the commit, and the sha256 of each."""
+
+    def plain(cache: Path) -> list[str]:
+        found = snapshot_download(REPO, revision=commit, endpoint=endpoint, token=False, cache_dir=cache)
+        return [files.sha256(path) for path in Path(found).rglob("*") if path.is_file()]
+
+    with fresh_cache(place) as cache:
+        return spent(lambda: plain(cache))
+
+
+def resolutions(ref: str, cache: Path, repeats: int) -> list[list[Spent]]:
+    """From the reference to the bundle, verified, without the network; and the sha256 of its files."""
+    wanted = Ref.parse(ref)
+    bundle = fetch(wanted, cache=cache, offline=True).bundle
+    paths = [bundle.path / name for name in bundle.card.files]
+    return taking_turns(
+        repeats,
+        lambda: spent(lambda: fetch(wanted, cache=cache, offline=True)),
+        lambda: spent(lambda: [files.sha256(path) for path in paths]),
+    )
+
+
+def importing(modules: str) -> Spent:
+    """A fresh interpreter, from its start to its end."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", f"import {modules}"], cwd=ROOT, check=True)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Spent(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def spent(act: Callable[[], object]) -> Spent:
+    wall, cpu = time.perf_counter(), time.process_time()
+    act()
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def _megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def report(
+    args: argparse.Namespace, ours: Sequence[Spent], plain: Sequence[Spent],
+    warm: dict[str, Warm], rrmsdk: Sequence[Spent], base: Sequence[Spent],
+) -> str:  # fmt: skip
+    ratios = [one.wall / other.wall for one, other in zip(ours, plain, strict=True)]
+    cpu_ratios = [one.cpu / other.cpu for one, other in zip(ours, plain, strict=True)]
+    more = [one.wall - other.wall for one, other in zip(rrmsdk, base, strict=True)]
+    more_cpu = [one.cpu - other.cpu for one, other in zip(rrmsdk, base, strict=True)]
+    clients = f"huggingface_hub {version('huggingface_hub')}, pydantic {version('pydantic')}"
+    known = ", ".join(f"{name} {said}" for name, said in versions().items())
+    resolved = "\n".join(
+        f"| `{ref}` | {row.megabytes:.1f} | {_ms(row.resolved, 'wall')} | {_ms(row.resolved, 'cpu')} "
+        f"| {_ms(row.hashed, 'cpu')} | {_range(_beside(row), digits=1)} |"
+        for ref, row in warm.items()
+    )
+    return f"""# The Hub's cost, {datetime.now(UTC).date()}
+
+{hardware(torch.device("cpu"))}; {known}, {clients}. {args.note}
+Median (least to greatest). Wall: by the clock. CPU: seconds of the process itself, user and system.
+
+## Pull of a {args.megabytes} MB bundle over loopback, {args.rounds} rounds, fresh cache each
+
+The Hub runs in a process of its own. Plain: `snapshot_download` of the same commit, then the sha256 of every file.
+Ratios are of the two pulls of one round. Promised: at most {PULL_RATIO}.
+
+| | wall, s | CPU, s |
+| --- | --- | --- |
+| `rrmsdk.hub.fetch` | {_s(ours, "wall")} | {_s(ours, "cpu")} |
+| plain | {_s(plain, "wall")} | {_s(plain, "cpu")} |
+| **ratio** | **{_range(ratios)}** | {_range(cpu_ratios)} |
+
+## Resolution without the network, {args.repeats} times each, in one process
+
+From the reference to a bundle whose every file was compared with its hash; nothing is loaded. Every resolution hashes
+every byte again: that is the column `sha256`, taken alone, and what is left without it is `the rest`. Promised: at most
+{WARM_MS:.0f} ms.
+
+| reference | MB | wall, ms | CPU, ms | sha256, CPU ms | the rest, CPU ms |
+| --- | --- | --- | --- | --- | --- |
+{resolved}
+
+## Import in a fresh interpreter, {args.rounds} rounds
+
+From the interpreter's start to its end. Promised: at most {IMPORT_SECONDS} s more than `import pydantic, numpy`.
+
+| | wall, s | CPU, s |
+| --- | --- | --- |
+| `import rrmsdk` | {_s(rrmsdk, "wall")} | {_s(rrmsdk, "cpu")} |
+| `import pydantic, numpy` | {_s(base, "wall")} | {_s(base, "cpu")} |
+| **difference** | **{_range(more)}** | {_range(more_cpu)} |
+
+Command: `python {shlex.join(sys.argv)}`
+"""
+
+
+def _beside(row: Warm) -> list[float]:
+    return [1000 * (one.cpu - other.cpu) for one, other in zip(row.resolved, row.hashed, strict=True)]
+
+
+def _s(rows: Sequence[Spent], clock: str) -> str:
+    return _range([getattr(row, clock) for row in rows])
+
+
+def _ms(rows: Sequence[Spent], clock: str) -> str:
+    return _range([1000 * getattr(row, clock) for row in rows], digits=1)
+
+
+def _range(values: Sequence[float], digits: int = 3) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
