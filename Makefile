@@ -4,12 +4,13 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+HUB_1 := 1.33.0
 INSTALLED_FROM := pyproject.toml constraints.txt
 # pytest's workers share the cores; more threads than cores only wait for each other. A file's tests stay together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 export PYTHONFAULTHANDLER := 1
 
-.PHONY: help quickstart test test-slow lint types wheel check clean
+.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers lint types wheel check clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -20,10 +21,16 @@ test: $(VENV)/.test  ## the quick tests
 	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
-	$(PYTEST) -m 'slow and not gpu'
+	$(PYTEST) -m 'slow and not gpu and not peers'
 
 test-gpu: $(VENV)/.test  ## the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu
+
+test-hub-1: .venv-hub1/.done  ## the tests of the Hub under the newest huggingface_hub before 2.0, without torch
+	OMP_NUM_THREADS=1 .venv-hub1/bin/python -m pytest -m 'not gpu' tests/hub
+
+test-peers: $(VENV)/.test .peers/olah/.done .peers/js/.done  ## the Hub against programs by others: a mirror, a JavaScript client
+	$(BIN)/python -m pytest -m peers tests/peers
 
 lint: $(VENV)/.dev  ## ruff
 	$(BIN)/ruff check .
@@ -39,7 +46,7 @@ wheel: $(VENV)/.dev  ## build the wheel and the sdist into dist/
 check: test lint types wheel  ## what a change has to pass
 
 clean:  ## remove what was built, keep runs/
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-hub1 .peers dist .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rrmsdk needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -58,3 +65,24 @@ $(VENV)/.test: $(INSTALLED_FROM) | $(BIN)/python
 $(VENV)/.dev: $(INSTALLED_FROM) | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.run
+
+.venv-hub1/.done: $(INSTALLED_FROM)
+	@echo "installing rrmsdk with huggingface_hub $(HUB_1) into .venv-hub1"
+	$(PYTHON) -m venv .venv-hub1
+	grep -v '^huggingface_hub==' constraints.txt > .venv-hub1/constraints.txt
+	.venv-hub1/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-hub1/constraints.txt --editable . \
+	  huggingface_hub==$(HUB_1) beartype jaxtyping pytest pytest-timeout
+	@touch $@
+
+.peers/olah/.done: tests/peers/requirements.txt
+	@echo "installing olah, a Hub mirror, into .peers/olah"
+	$(PYTHON) -m venv .peers/olah
+	.peers/olah/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Where there is no npm nothing is installed, and the tests say so.
+.peers/js/.done: tests/peers/package.json tests/peers/package-lock.json
+	@mkdir -p .peers/js && cp $^ .peers/js
+	@if command -v npm > /dev/null; then \
+	  echo "installing @huggingface/hub into .peers/js"; cd .peers/js && npm ci --ignore-scripts --omit=optional --silent && touch .done; \
+	else echo "there is no npm: the JavaScript client is left out"; fi

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from filelock import FileLock
 from huggingface_hub import is_offline_mode
 
 from rrmsdk import hub
@@ -23,7 +24,7 @@ from rrmsdk.schema.bundle import CONFIG, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.entry import External
-from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.model import ModelConfig, config_file
 from rrmsdk.schema.ref import Ref
 
 
@@ -86,8 +87,9 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
     beside = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         models.save(network, beside / WEIGHTS)
-        value.write(network.config, beside / CONFIG)
-        bundles.seal(beside, _card(entry, network.config, pulled))
+        card = _card(entry, network.config, pulled)
+        value.write(config_file(card.model, card.data.labels), beside / CONFIG)
+        bundles.seal(beside, card)
         _swap(beside, place)
     except OSError as exc:
         raise exc if isinstance(exc, SaveError) else SaveError(f"cannot write to {place}: {exc.strerror}") from exc
@@ -98,9 +100,10 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
 def _swap(beside: Path, place: Path) -> None:
     """Put a finished folder in its place. Of two processes that made the same, the last one's stays."""
     old = beside.with_name(f"{beside.name}.old")
-    if place.exists():
-        place.rename(old)
-    beside.rename(place)
+    with FileLock(place.parent / ".lock"):
+        if place.exists():
+            place.rename(old)
+        beside.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -73,13 +73,20 @@ def zoo(
     return tuple(one for one in listed if min_robust is None or (one.robust or 0.0) >= min_robust)
 
 
-def zoo_show(name: str) -> Entry | Bundle:
-    """What the index says of `name`; the bundle itself, where only that is there. Raises RefError: nobody knows it."""
-    found = hub.index.find(name)
-    if found is None and name in hub.index.embedded():
-        return bundles.read(hub.index.bundle_of(name))
+def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
+    """What the index says of `name`; the bundle itself, where only that is there.
+
+    Args:
+        zoo: folder of the index; None: the one that ships with the package.
+
+    Raises:
+        RefError: nobody knows it; near matches are named.
+    """
+    found = hub.index.find(name, zoo)
+    if found is None and name in hub.index.embedded(zoo):
+        return bundles.read(hub.index.bundle_of(name, zoo))
     if found is None:
-        raise RefError(f"'{name}' is not in the zoo (rrmsdk zoo lists it).{did_you_mean(name, hub.index.names())}")
+        raise RefError(f"'{name}' is not in the zoo (rrmsdk zoo lists it).{did_you_mean(name, hub.index.names(zoo))}")
     return found
 
 
@@ -142,7 +149,7 @@ def zoo_check(
     needs_torch("zoo_check")
     from rrmsdk import models
 
-    zoo_show(name)  # near matches, before anything is pulled
+    entry = zoo_show(name, zoo=settings.get("zoo"))
     fetched = converting.fetch(Ref.parse(f"hub:{name}"), trust=trust, **settings)
     bundle = fetched.bundle
     network = models.from_bundle(bundle).to(device_here()).eval()
@@ -155,12 +162,11 @@ def zoo_check(
         return ZooCheck(**found, says=f"It loads. To compare it, give --data path:DIR of {bundle.card.data.name}")
     split = images_of(data_of(bundle, data), bundle).test
     split = split.take(min(images, len(split))) if images else split
-    return ZooCheck(**found, **_compared(_right(network, split, batch), len(split), *_promise(bundle, name)))
+    return ZooCheck(**found, **_compared(_right(network, split, batch), len(split), *_promise(bundle, entry)))
 
 
-def _promise(bundle: Bundle, name: str) -> tuple[float | None, str]:
+def _promise(bundle: Bundle, entry: Entry | Bundle) -> tuple[float | None, str]:
     """The clean accuracy to expect, and whose figure it is."""
-    entry = hub.index.find(name)
     if isinstance(entry, External):
         return (entry.published.clean, entry.published.by) if entry.published else (None, "")
     return (bundle.card.score.clean, "its report") if bundle.card.score else (None, "")

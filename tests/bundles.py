@@ -13,7 +13,7 @@ from rrmsdk.schema import bundle, value
 from rrmsdk.schema.bundle import CONFIG, REPORT, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.data import DataInfo
-from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.model import ModelConfig, config_file
 from rrmsdk.schema.report import AttackResult, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
 
@@ -35,7 +35,7 @@ def make_bundle(folder: Path, *, seed: int = 0, attacked: bool = True, **fields:
     """A bundle of a linear classifier of digits. `seed` decides its weights, `fields` are those of the card."""
     model = ModelConfig(arch="cnn", classes=10, input_size=8, channels=1)
     weights = {"head.weight": np.random.default_rng(seed).normal(size=(10, 64)).astype(np.float32)}
-    value.write(model, folder / CONFIG)
+    value.write(config_file(model, DIGITS.labels), folder / CONFIG)
     files.write_bytes(folder / WEIGHTS, save(weights))
     if attacked:
         value.write(_report(files.sha256(folder / WEIGHTS)), folder / REPORT)
@@ -46,6 +46,14 @@ def make_bundle(folder: Path, *, seed: int = 0, attacked: bool = True, **fields:
         "date": "2026-01-01",
     }
     return bundle.seal(folder, Card(**{**about, "model": model, "data": DIGITS, "threat": THREAT, **fields}))
+
+
+def make_large(folder: Path, size: int, *, seed: int = 0) -> Bundle:
+    """A bundle whose weights take `size` bytes and a little more; they do not compress."""
+    made = make_bundle(folder, seed=seed, attacked=False)
+    ballast = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    files.write_bytes(made.weights, save({"ballast": ballast}))
+    return bundle.seal(folder, made.card)
 
 
 def _report(weights_sha256: str) -> Report:

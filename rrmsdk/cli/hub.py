@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Model, app, show
+from rrmsdk.cli.app import AsJson, Model, Quiet, app, show
 
 
 @app.command()
@@ -20,8 +20,10 @@ def push(
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     tag: Annotated[str | None, typer.Option(help="Tag the commit, e.g. v1.")] = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Put MODEL on the Hub, in one commit."""
+    _hush(quiet)
     url = rrmsdk.push(model, repo, private=private, message=message, tag=tag)
     print(json.dumps({"commit": url}) if as_json else url)
 
@@ -33,6 +35,16 @@ def pull(
     offline: Annotated[bool, typer.Option("--offline", help="Embedded and cached bundles only.")] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the Hub even where a copy lies here.")] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring a bundle here and check its hashes."""
+    _hush(quiet)
     show(rrmsdk.pull(ref, out, offline=offline, refresh=refresh), as_json)
+
+
+def _hush(quiet: bool) -> None:
+    """The client's own bars; it shows none where stderr is no terminal."""
+    if quiet:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()

@@ -61,7 +61,8 @@ class Commit:
 def door(endpoint: str | None = None, token: str | None = None, cache: Path | None = None) -> Hub:
     """The Hub at `endpoint`; None: the client's own setting (HF_ENDPOINT, or the public Hub).
 
-    The user's saved token goes to the client's own endpoint alone; any other sees only a token given here.
+    The user's saved token goes to the client's own endpoint alone; any other sees only a token given here. Where a Hub
+    redirects to another host, no token follows; huggingface_hub 1.x counts every port of a host as one and the same.
     """
     address = (endpoint or constants.ENDPOINT).rstrip("/")
     seen = token if token is not None or address == constants.ENDPOINT else False

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import get_token
+from huggingface_hub.utils import get_token, httpx
 
-from rrmsdk.errors import HubError, IntegrityError
+from rrmsdk.errors import HubError, IntegrityError, MismatchError
 from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
 from rrmsdk.hub.readme import render
 from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, README, SIGNATURE, Bundle
+from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, PREPROCESSOR, README, REPORT, SIGNATURE, WEIGHTS, Bundle
+from rrmsdk.schema.card import Card
+from rrmsdk.schema.entry import UNKNOWN
 
 PUBLIC = "https://huggingface.co"
 
@@ -34,8 +38,9 @@ def push(
     """Write the bundle to `repo` in one commit, and give the commit's address.
 
     The repository (and the branch `revision`) is made when there is none. Afterwards it holds the card, the files the
-    card names, the signature if there is one, and README.md; a file of an earlier bundle that this one lacks goes,
-    foreign files stay. What is there already is not sent again: pushing the same bundle twice makes no second commit.
+    card names, the signature if there is one, README.md and preprocessor_config.json; a file of an earlier bundle that
+    this one lacks goes, foreign files stay. What is there already is not sent again: pushing the same bundle twice
+    makes no second commit.
 
     Args:
         private: whether a repository that is made here is private; one that exists stays as it is.
@@ -43,30 +48,60 @@ def push(
         tag: a name for the commit.
 
     Raises:
-        IntegrityError: a file is not the one the card names, or the one that was signed; nothing was sent.
+        IntegrityError: a file is not the one the card names, or the one that was signed; or the report is about other
+            weights. Nothing was sent.
+        MismatchError: nobody knows the licence of the weights.
         RefError: `repo` cannot name a repository.
         HubError: no token, not reachable, refused, or somebody else pushed meanwhile.
     """
     repository(repo)
     branch = revision_name(revision)
     bundle = bundles.read(bundle.path)
+    _fit_to_push(bundle)
     signed = _signed(bundle)
     hub = door(endpoint, token)
     if hub.token is None and get_token() is None:
         raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
     page = _page(bundle, repo)
+    said = message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}"
     with in_our_words(hub, f"push to {repo}"), ExitStack() as opened:
         parent = _parent(hub, repo, branch, private)
-        done = hub.api.create_commit(
-            repo,
-            _operations(bundle, signed, page, parent, hub, opened),
-            commit_message=message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}",
-            revision=branch,
-            parent_commit=parent.oid,
-        )
+        send = partial(hub.api.create_commit, repo, commit_message=said, revision=branch, parent_commit=parent.oid)
+        try:
+            done = send(_operations(bundle, signed, page, parent, hub, opened))
+        except httpx.TransportError:
+            now = look(hub, repo, branch)
+            if now.oid == parent.oid:
+                raise
+            # The answer may be lost and the commit made: then nothing is left to send. Another's commit refuses this.
+            done = send(_operations(bundle, signed, page, now, hub, opened))
         if tag is not None:
             _tag(hub.api, repo, tag, done.oid)
     return str(done.commit_url)
+
+
+def _fit_to_push(bundle: Bundle) -> None:
+    card = bundle.card
+    if (bundle.path / REPORT).is_file():
+        about, weights = bundle.report.weights_sha256, card.files[WEIGHTS]
+        if about != weights:
+            raise IntegrityError(
+                f"the report of {bundle.path} is about weights with sha256 {about}, the bundle's have {weights}. "
+                f"Attack these: rrmsdk verify {bundle.path}"
+            )
+    if card.licence == UNKNOWN:
+        raise MismatchError(f"{card.name}: nobody has seen a licence of these weights. Ask their owner before you push")
+
+
+def preprocessor(card: Card) -> bytes:
+    """preprocessor_config.json: how the Hub's image processors bring a picture to pixels in [0, 1]."""
+    size, channels = card.model.input_size, card.model.channels
+    says = {
+        "image_processor_type": "ViTImageProcessor", "do_resize": True, "size": {"height": size, "width": size},
+        "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_convert_rgb": channels == 3,
+        "do_normalize": False, "image_mean": [0.0] * channels, "image_std": [1.0] * channels,
+    }  # fmt: skip
+    return (json.dumps(says, indent=2) + "\n").encode()
 
 
 def _parent(hub: Hub, repo: str, branch: str, private: bool) -> Commit:
@@ -92,7 +127,8 @@ def _operations(
     names = [CARD, *sorted(bundle.card.files), *([SIGNATURE] if signed else [])]
     adds = [CommitOperationAdd(name, _content(bundle.path / name, hub, opened)) for name in names]
     stale = [name for name in (*BUNDLE_FILES, SIGNATURE) if name in parent.files and name not in names]
-    return [*adds, CommitOperationAdd(README, page), *(CommitOperationDelete(name) for name in stale)]
+    made = [CommitOperationAdd(README, page), CommitOperationAdd(PREPROCESSOR, preprocessor(bundle.card))]
+    return [*adds, *made, *(CommitOperationDelete(name) for name in stale)]
 
 
 def _signed(bundle: Bundle) -> bool:

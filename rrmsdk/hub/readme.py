@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rrmsdk.schema.bundle import REPORT, Bundle
+from rrmsdk.hub.papers import cited
+from rrmsdk.schema.bundle import ONNX, REPORT, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.report import UPPER_BOUND, Report
 
@@ -21,7 +22,8 @@ def render(bundle: Bundle, repo: str) -> str:
     """README.md of `bundle` as it lies in the repository `repo`. The same bundle always gives the same text."""
     card = bundle.card
     report = bundle.report if (bundle.path / REPORT).is_file() else None
-    body = "\n\n".join([f"# {repo.split('/')[-1]}", _what(card), _use(repo, card), _measured(report), _made(card)])
+    about = (_what(card), _use(bundle, repo), _measured(report), _limits(card, report))
+    body = "\n\n".join([f"# {repo.split('/')[-1]}", *about, _made(card), _thanks(card, report)])
     return f"---\n{_head(card, report, repo)}\n---\n\n{body}\n"
 
 
@@ -37,6 +39,7 @@ def _head(card: Card, report: Report | None, repo: str) -> str:
         metrics=["accuracy"],
         tags=["rrmsdk", "adversarial-robustness", card.threat.norm, f"eps-{card.threat.eps}".replace("/", "-")]
         + ["knowledge-distillation"] * bool(card.teachers),
+        base_model=_repositories(card) or None,
         model_name=repo.split("/")[-1],
         eval_results=_results(card, report) if report else None,
     )
@@ -84,18 +87,55 @@ def _images(card: Card) -> str:
     return f"{card.data.name} and {extra.images} images of {extra.name} ({extra.ratio:.0%} of each batch)"
 
 
-def _use(repo: str, card: Card) -> str:
+def _use(bundle: Bundle, repo: str) -> str:
+    card, model = bundle.card, bundle.card.model
     example = ', student="resnet50", data="cifar10"' if card.data.name == "cifar10" else ", student=..., data=..."
-    return (
-        "## Use\n\n"
-        "```sh\n"
-        f"rrmsdk pull hub:{repo}\n"
-        "```\n\n"
+    parts = [
+        f"## Use\n\nPixels are in [0, 1], {model.channels} channels first; it normalises inside. "
+        "Weights are safetensors; nothing here is a pickle, and every file is compared with its hash in `card.json`.",
+        "With rrmsdk, and as a teacher of your own student:\n\n"
         "```python\nimport rrmsdk\n\n"
-        f'student = rrmsdk.transfer(teacher="hub:{repo}"{example})\n'
-        "```\n\n"
-        "Weights are safetensors; nothing here is a pickle, and every file is compared with its hash in `card.json`."
+        f'network = rrmsdk.load("hub:{repo}")  # an nn.Module in eval mode: pixels -> logits\n'
+        f'student = rrmsdk.transfer(teacher="hub:{repo}"{example})\n```',
+    ]
+    if ONNX in card.files:
+        shape = f"1, {model.channels}, {model.input_size}, {model.input_size}"
+        parts += [_with_onnxruntime(repo, shape), _with_javascript(repo, shape)]
+    return "\n\n".join(parts)
+
+
+def _with_onnxruntime(repo: str, shape: str) -> str:
+    return (
+        "With onnxruntime alone:\n\n```python\nimport numpy as np\nimport onnxruntime\n"
+        "from huggingface_hub import hf_hub_download\n\n"
+        f'session = onnxruntime.InferenceSession(hf_hub_download("{repo}", "{ONNX}"))\n'
+        f"pixels = np.zeros(({shape}), np.float32)  # your images\n"
+        'logits = session.run(["logits"], {"pixels": pixels})[0]\n```'
     )
+
+
+def _with_javascript(repo: str, shape: str) -> str:
+    numbers = shape.replace(", ", " * ").removeprefix("1 * ")
+    return (
+        'With transformers.js:\n\n```js\nimport { AutoModel, Tensor } from "@huggingface/transformers";\n\n'
+        f'const model = await AutoModel.from_pretrained("{repo}", {{ dtype: "fp32" }});\n'
+        f'const pixels = new Tensor("float32", new Float32Array({numbers}), [{shape}]);  // your image\n'
+        "const { logits } = await model({ pixels });\n```"
+    )
+
+
+def _limits(card: Card, report: Report | None) -> str:
+    lines = [
+        f"- It was made for one threat: {card.threat}. Larger radii, other norms, rotations, blur, patches or anything "
+        "else an attacker may do to a picture are another matter.",
+        "- Robust accuracy found by attacking is an upper bound: a stronger attack may find more. It is no proof.",
+        f"- It knows {card.model.classes} classes and answers one of them whatever it is shown.",
+    ]
+    if report is not None and report.images < card.data.test:
+        lines.append(f"- The figures are of {report.images} of the {card.data.test} test images.")
+    if card.data.encoding == "jpeg":
+        lines.append("- It was trained and judged on JPEG copies of the images, which costs accuracy.")
+    return "## Limits\n\n" + "\n".join(lines)
 
 
 def _measured(report: Report | None) -> str:
@@ -136,14 +176,37 @@ def _made(card: Card) -> str:
         + f", weights sha256 `{teacher.weights_sha256}`"
         for teacher in card.teachers
     ]
+    origin = card.origin
     lines = [
         f"- Method: {method}",
+        *(
+            [
+                f"- Weights of others: `{origin.file}` of `{origin.repo}` at commit `{origin.commit}`, "
+                f"sha256 `{origin.sha256}`"
+            ]
+            if origin
+            else []
+        ),
         *teachers,
         f"- Weights kept: {card.weights}",
         f"- Licence: {card.licence}",
         f"- Made with rrmsdk {card.rrmsdk_version}, {card.date}",
     ]
     return "## How it was made\n\n" + "\n".join(lines)
+
+
+def _thanks(card: Card, report: Report | None) -> str:
+    papers = cited(str(card.method.get("name")), report.attack if report else None)
+    own = card.method.get("paper")
+    lines = [f"- {paper}" for paper in ([str(own)] if own else []) + papers]
+    lines += [f"- Teacher: [{name}](https://huggingface.co/{name})" for name in _repositories(card)]
+    return "## Cite\n\n" + ("\n".join(lines) or "Nothing beyond this page.")
+
+
+def _repositories(card: Card) -> list[str]:
+    """The repositories of the teachers that lie in one."""
+    refs = (teacher.ref for teacher in card.teachers if teacher.ref.startswith("hub:"))
+    return [name for ref in refs if "/" in (name := ref.removeprefix("hub:").partition("@")[0])]
 
 
 def _cell(text: str) -> str:

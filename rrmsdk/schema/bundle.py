@@ -15,7 +15,7 @@ from rrmsdk import files
 from rrmsdk.errors import DataError, IntegrityError, SaveError
 from rrmsdk.schema import value
 from rrmsdk.schema.card import Card, Score
-from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.model import ConfigFile
 from rrmsdk.schema.report import Report
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
 
@@ -27,19 +27,15 @@ CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.jso
 RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 EPOCHS = "epochs"  # bundles of the same run, stopped earlier, each in a folder named by its epoch; no part of this one
 SIGNATURE = "model.sig"  # over the card and the files it names, so no card can name it; travels with them
-TRAINING = (
-    ".lock",
-    "metrics.csv",
-    "tensorboard",
-    "best.safetensors",
-    "last.safetensors",
-    "screening.json",
-)  # what a run leaves
+PREPROCESSOR = "preprocessor_config.json"  # made of the card when it is pushed, as README.md is
+# What a training leaves beside its bundle.
+TRAINING = (".lock", "metrics.csv", "tensorboard", "best.safetensors", "last.safetensors", "screening.json")
 CLIENTS = (".cache", ".git", ".gitattributes", ".github", ".gitignore")  # of git and the Hub's client
 NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
 BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE)
-# May lie in a bundle's folder though no signature covers it: README.md may be edited later, the others never travel.
-UNSIGNED = (README, SIGNATURE, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)
+# May lie in a bundle's folder though no signature covers it: README.md and
+# preprocessor_config.json are made when it is pushed, the others never travel.
+UNSIGNED = (README, PREPROCESSOR, SIGNATURE, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)
 
 
 class Bundle(Value):
@@ -148,7 +144,7 @@ def check(path: Path, card: Card) -> None:
         found = files.sha256(path / name)
         if found != promised:
             raise IntegrityError(f"{path / name} has sha256 {found}, its card says {promised}")
-    if value.read(ModelConfig, path / CONFIG) != card.model:
+    if value.read(ConfigFile, path / CONFIG).model != card.model:
         raise IntegrityError(f"{path / CONFIG} and the card describe two different networks")
 
 

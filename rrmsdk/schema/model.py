@@ -1,8 +1,9 @@
-"""Everything needed to build a network again: what `config.json` of a bundle holds."""
+"""Everything needed to build a network again, and `config.json` of a bundle, which other tools read too."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,3 +38,28 @@ class ModelConfig(Value):
         if any(std <= 0 for std in self.input_std):
             raise ValueError("input_std must be above 0")
         return self
+
+
+class ConfigFile(ModelConfig):
+    """`config.json`: the network, and what the Hub and transformers.js look for in a file of that name.
+
+    id2label, label2id: the names of the classes; None in bundles of before they were written.
+    """
+
+    model_type: Literal["rrmsdk"] = "rrmsdk"
+    num_labels: int | None = None
+    id2label: dict[str, str] | None = None
+    label2id: dict[str, int] | None = None
+
+    @property
+    def model(self) -> ModelConfig:
+        return ModelConfig(**{name: getattr(self, name) for name in ModelConfig.model_fields})
+
+
+def config_file(model: ModelConfig, labels: Sequence[str]) -> ConfigFile:
+    """What `config.json` says of a network whose classes have these names."""
+    return ConfigFile(
+        **model.model_dump(), num_labels=model.classes,
+        id2label={str(number): label for number, label in enumerate(labels)},
+        label2id={label: number for number, label in enumerate(labels)},
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
+from rrmsdk.schema.model import config_file
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.training.loop import Training
 
@@ -63,7 +64,7 @@ def written(place: Path, network: Classifier, draft: Draft, weights: str, says: 
         says: what follows the card's notes.
     """
     models.save(network, place / bundles.WEIGHTS, torch.float16 if draft.recipe.store == "fp16" else None)
-    value.write(draft.card.model, place / bundles.CONFIG)
+    value.write(config_file(draft.card.model, draft.card.data.labels), place / bundles.CONFIG)
     value.write(draft.recipe.published(), place / bundles.RECIPE)
     facts = {
         "weights": weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rrmsdk import files
-from rrmsdk.errors import HubError, IntegrityError, RefError
+from rrmsdk.errors import HubError, IntegrityError, MismatchError, RefError
 from rrmsdk.hub import fetch, push
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import CARD, ONNX, README, WEIGHTS, Bundle
@@ -50,7 +51,7 @@ def test_a_push_is_one_commit_of_exactly_the_bundle(hub: HubServer, made: Bundle
     (made.path / "optimizer.pt").write_bytes(b"not part of the bundle")
     push_to(hub, made)
     assert [commit.title for commit in there(hub).commits.values()] == ["initial commit", "made: cnn, linf:1/10"]
-    assert set(held(hub)) == {".gitattributes", CARD, README, *made.card.files}
+    assert set(held(hub)) == {".gitattributes", CARD, README, "preprocessor_config.json", *made.card.files}
 
 
 def test_pushing_the_same_bundle_twice_makes_no_second_commit(hub: HubServer, made: Bundle) -> None:
@@ -82,6 +83,33 @@ def test_a_page_of_the_bundle_is_kept(hub: HubServer, made: Bundle) -> None:
     (made.path / README).write_text(page)
     push_to(hub, made)
     assert held(hub)[README].decode() == page
+
+
+def test_a_report_about_other_weights_is_not_sent(hub: HubServer, made: Bundle) -> None:
+    weights = made.path / "other.safetensors"
+    weights.write_bytes(made.weights.read_bytes()[:-1] + b"\0")
+    changed = bundles.update(made, {WEIGHTS: weights})
+    with pytest.raises(IntegrityError, match=r"is about weights with sha256 .*, the bundle's have .*rrmsdk verify"):
+        push_to(hub, changed)
+    assert hub.requests == []
+
+
+def test_weights_whose_licence_nobody_has_seen_are_not_sent(hub: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="nobody has seen a licence"):
+        push_to(hub, make_bundle(tmp_path / "theirs", licence="unknown"))
+    assert hub.requests == []
+
+
+def test_the_repository_says_how_a_picture_becomes_pixels(hub: HubServer, made: Bundle) -> None:
+    push_to(hub, made)
+    says = json.loads(held(hub)["preprocessor_config.json"])
+    assert (says["size"], says["do_normalize"], says["rescale_factor"]) == ({"height": 8, "width": 8}, False, 1 / 255)
+
+
+def test_other_tools_find_the_names_of_the_classes(hub: HubServer, made: Bundle) -> None:
+    push_to(hub, made)
+    says = json.loads(held(hub)["config.json"])
+    assert (says["model_type"], says["num_labels"], says["id2label"]["3"]) == ("rrmsdk", 10, "3")
 
 
 def test_a_bundle_whose_files_changed_is_not_sent(hub: HubServer, made: Bundle) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from huggingface_hub import ModelCard
 
+from rrmsdk.hub.papers import PAPERS
 from rrmsdk.hub.readme import render
-from rrmsdk.schema.card import Pinned
+from rrmsdk.schema.card import Origin, Pinned
 from rrmsdk.schema.data import ExtraInfo
 from rrmsdk.schema.report import UPPER_BOUND
 from tests.bundles import DIGITS, make_bundle
@@ -56,8 +58,41 @@ def test_the_same_bundle_gives_the_same_page(tmp_path: Path) -> None:
 def test_the_page_says_how_to_use_and_who_taught(tmp_path: Path) -> None:
     teacher = Pinned(ref="hub:acme/big", revision="a" * 40, weights_sha256="1" * 64)
     page = render(make_bundle(tmp_path, teachers=(teacher,)), "acme/tiny")
-    assert "rrmsdk pull hub:acme/tiny" in page
+    assert 'rrmsdk.load("hub:acme/tiny")' in page
     assert f"Teacher: `hub:acme/big` at commit `{'a' * 40}`" in page
+
+
+def test_the_hub_is_told_which_repository_taught_it(tmp_path: Path) -> None:
+    teachers = tuple(Pinned(ref=ref, weights_sha256="1" * 64) for ref in ("hub:acme/big@v2", "hub:resnet18-linf"))
+    head = ModelCard(render(make_bundle(tmp_path, teachers=teachers), "acme/tiny")).data.to_dict()
+    assert head["base_model"] == ["acme/big"]
+
+
+def test_the_page_cites_the_method_and_the_attack(tmp_path: Path) -> None:
+    thanks = render(make_bundle(tmp_path, method={"name": "rrm"}), "acme/tiny").split("## Cite")[1]
+    assert "arXiv:2202.09994" in thanks
+    assert "arXiv:2003.01690" in thanks
+
+
+def test_the_page_of_somebody_elses_weights_says_whose_bytes_they_are(tmp_path: Path) -> None:
+    origin = Origin(repo="acme/theirs", file="net.pt", commit="c" * 40, sha256="5" * 64)
+    method = {"name": "external", "paper": "Doe 2024"}
+    page = render(make_bundle(tmp_path, origin=origin, method=method), "acme/tiny")
+    assert f"`net.pt` of `acme/theirs` at commit `{'c' * 40}`, sha256 `{'5' * 64}`" in page
+    assert "Doe 2024" in page.split("## Cite")[1]
+
+
+def test_the_page_says_what_the_figures_do_not(tmp_path: Path) -> None:
+    limits = render(make_bundle(tmp_path), "acme/tiny").split("## Limits")[1].split("##")[0]
+    assert "one threat: linf:1/10" in limits
+    assert "10 of the 360 test images" in limits
+
+
+def test_every_method_that_trains_has_its_paper() -> None:
+    pytest.importorskip("torch")
+    from rrmsdk import methods
+
+    assert set(methods.KINDS) - {"natural"} <= set(PAPERS)
 
 
 def test_extra_images_are_named_with_their_share(tmp_path: Path) -> None:

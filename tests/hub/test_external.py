@@ -1,0 +1,190 @@
+"""Checkpoints of others are pulled as the index pins them, and never on trust in a name."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError
+from rrmsdk.hub import door, external, fetch, index
+from rrmsdk.schema.bundle import WEIGHTS
+from rrmsdk.schema.entry import External, Ours
+from rrmsdk.schema.ref import Ref
+from tests.hub_server import HubServer
+
+BYTES = b"somebody's weights"
+DIGEST = hashlib.sha256(BYTES).hexdigest()
+ENTRY = """
+data = "digits"
+licence = "mit"
+paper = "Doe 2024"
+[model]
+arch = "cnn"
+classes = 10
+input_size = 8
+channels = 1
+[threat]
+norm = "linf"
+eps = "1/10"
+[source]
+repo = "acme/theirs"
+file = "nets/net.bin"
+layout = "rb-plain"
+"""
+RECIPE = """
+[student]
+arch = "cnn"
+[data]
+name = "digits"
+[threat]
+norm = "linf"
+eps = "1/10"
+[method]
+name = "natural"
+"""
+
+
+def entry(zoo: Path, more: str = "", name: str = "theirs") -> External:
+    """An entry of the index, with more lines in its [source]."""
+    (zoo / f"{name}.toml").write_text(ENTRY + more)
+    found = index.find(name, zoo)
+    assert isinstance(found, External)
+    return found
+
+
+def pull(hub: HubServer, cache: Path, found: External, trust: str | None = None) -> external.Pulled:
+    return external.pull(door(hub.endpoint, None, cache), found, trust)
+
+
+def test_the_bytes_that_the_index_names_are_pulled(hub: HubServer, zoo: Path, cache: Path) -> None:
+    commit = hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    pulled = pull(hub, cache, entry(zoo, f'sha256 = "{DIGEST}"\n'))
+    assert pulled.path.read_bytes() == BYTES
+    assert (pulled.origin.commit, pulled.origin.sha256) == (commit.oid, DIGEST)
+
+
+def test_other_bytes_than_the_index_names_are_refused(hub: HubServer, zoo: Path, cache: Path) -> None:
+    hub.put("acme/theirs", {"nets/net.bin": b"something else"})
+    with pytest.raises(IntegrityError, match=f"has sha256 .*, the index says {DIGEST}"):
+        pull(hub, cache, entry(zoo, f'sha256 = "{DIGEST}"\n'))
+
+
+def test_another_size_than_the_index_names_is_refused_before_the_download(
+    hub: HubServer, zoo: Path, cache: Path
+) -> None:
+    hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    with pytest.raises(IntegrityError, match="has 18 bytes, the index says 17"):
+        pull(hub, cache, entry(zoo, f'sha256 = "{DIGEST}"\nsize = 17\n'))
+    assert hub.asked("/resolve/") == 0
+
+
+def test_without_a_hash_nothing_is_pulled_on_trust_in_a_name(hub: HubServer, zoo: Path, cache: Path) -> None:
+    hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    with pytest.raises(RefError, match=r"knows no sha256 .*rrmsdk zoo check theirs --trust abcdef1"):
+        pull(hub, cache, entry(zoo, 'commit = "abcdef1"\n'))
+    assert hub.requests == []
+
+
+def test_a_commit_that_somebody_vouches_for_is_pulled(hub: HubServer, zoo: Path, cache: Path) -> None:
+    commit = hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    assert pull(hub, cache, entry(zoo), trust=commit.oid[:7]).origin.sha256 == DIGEST
+    hub.put("acme/theirs", {"nets/net.bin": b"newer"})
+    assert pull(hub, cache, entry(zoo), trust=commit.oid).origin.sha256 == DIGEST
+
+
+def test_a_repository_that_went_on_since_is_refused_with_both_commits(hub: HubServer, zoo: Path, cache: Path) -> None:
+    old = hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    new = hub.put("acme/theirs", {"nets/net.bin": b"newer"})
+    with pytest.raises(IntegrityError, match=f"is at commit {new.oid}, not at {old.oid[:7]}"):
+        pull(hub, cache, entry(zoo), trust=old.oid[:7])
+
+
+def test_a_file_that_is_not_there_is_named(hub: HubServer, zoo: Path, cache: Path) -> None:
+    hub.put("acme/theirs", {"other.bin": BYTES})
+    with pytest.raises(RefError, match=r"holds no nets/net\.bin"):
+        pull(hub, cache, entry(zoo, f'sha256 = "{DIGEST}"\n'))
+
+
+def test_what_is_larger_than_the_limit_is_not_downloaded(
+    hub: HubServer, zoo: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    monkeypatch.setenv("RRMSDK_MAX_GB", "1e-8")
+    with pytest.raises(IntegrityError, match=r"more than 1e-08\. RRMSDK_MAX_GB sets the limit"):
+        pull(hub, cache, entry(zoo, f'sha256 = "{DIGEST}"\n'))
+    assert hub.asked("/resolve/") == 0
+
+
+def test_a_network_that_cannot_be_built_here_says_why(hub: HubServer, zoo: Path, cache: Path) -> None:
+    found = entry(zoo).model_copy(update={"cannot": "no such blocks"})
+    with pytest.raises(RefError, match="is listed, but cannot be loaded here: no such blocks"):
+        pull(hub, cache, found)
+
+
+def test_its_name_says_what_to_type_before_it_was_made_a_bundle(hub: HubServer, zoo: Path, cache: Path) -> None:
+    entry(zoo)
+    with pytest.raises(RefError, match=r"was not made a bundle here yet: type rrmsdk zoo check theirs"):
+        fetch(Ref.parse("hub:theirs"), endpoint=hub.endpoint, cache=cache, zoo=zoo)
+    assert hub.requests == []
+
+
+class TestOurs:
+    def test_a_recipe_that_nobody_published_says_how_to_build_it(self, hub: HubServer, zoo: Path, cache: Path) -> None:
+        (zoo / "mine.toml").write_text(RECIPE)
+        hub.put("rrmsdk/mine", {"card.json": b"{}"})  # a stranger's
+        with pytest.raises(RefError, match=r"nobody has published it yet\. Make it: rrmsdk zoo build mine"):
+            fetch(Ref.parse("hub:mine"), endpoint=hub.endpoint, cache=cache, zoo=zoo)
+        assert hub.requests == []
+
+    def test_a_name_that_nobody_knows_asks_no_stranger(self, hub: HubServer, zoo: Path, cache: Path, contents) -> None:
+        hub.put("rrmsdk/tiny", contents)
+        with pytest.raises(RefError, match=r"'hub:tiny' is not in the zoo .*RRMSDK_HUB_ORG=org"):
+            fetch(Ref.parse("hub:tiny"), endpoint=hub.endpoint, cache=cache, zoo=zoo)
+        assert hub.requests == []
+
+    def test_a_release_is_pulled_at_its_commit(self, hub: HubServer, zoo: Path, cache: Path, contents, made) -> None:
+        commit = hub.put("acme/mine", contents)
+        hub.put("acme/mine", {"README.md": b"emptied"})
+        release(zoo, commit.oid, made.card.files[WEIGHTS])
+        assert fetch(Ref.parse("hub:mine"), endpoint=hub.endpoint, cache=cache, zoo=zoo).revision == commit.oid
+
+    def test_a_release_with_other_weights_is_refused(self, hub: HubServer, zoo: Path, cache: Path, contents) -> None:
+        commit = hub.put("acme/mine", contents)
+        release(zoo, commit.oid, "0" * 64)
+        with pytest.raises(IntegrityError, match=f"its weights have sha256 .*, the index says {'0' * 64}"):
+            fetch(Ref.parse("hub:mine"), endpoint=hub.endpoint, cache=cache, zoo=zoo)
+
+
+def release(zoo: Path, commit: str, weights: str) -> None:
+    said = f'[release]\nrepo = "acme/mine"\ncommit = "{commit}"\nweights_sha256 = "{weights}"\n'
+    (zoo / "mine.toml").write_text(RECIPE + said)
+    assert isinstance(index.find("mine", zoo), Ours)
+
+
+@pytest.mark.parametrize("file", ["../out.bin", "/etc/passwd", "a/../b", "a//b", "a\\b", "nul\0"])
+def test_an_entry_cannot_name_a_file_elsewhere(zoo: Path, file: str) -> None:
+    (zoo / "bad.toml").write_text(ENTRY.replace('"nets/net.bin"', repr_toml(file)))
+    with pytest.raises(FieldError, match=r"source\.file"):
+        index.find("bad", zoo)
+
+
+def repr_toml(text: str) -> str:
+    import tomli_w
+
+    return tomli_w.dumps({"x": text}).removeprefix("x = ").strip()
+
+
+class TestHostileHub:
+    """What a Hub answers becomes names of files in the cache; none may leave it."""
+
+    @pytest.mark.parametrize("name", ["../../../escaped", "{tmp}/escaped", "a/b", "..", "x\\y"])
+    def test_an_etag_that_is_no_name_is_refused(
+        self, hub: HubServer, cache: Path, contents, tmp_path: Path, name: str
+    ) -> None:
+        hub.put("acme/tiny", contents)
+        hub.etag = name.format(tmp=tmp_path)
+        with pytest.raises((IntegrityError, HubError)):
+            fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+        assert not list(tmp_path.rglob("*escaped*"))
