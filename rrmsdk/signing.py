@@ -145,12 +145,16 @@ def new_key(path: str | Path, password: str | None = None) -> Path:
     if public.exists():
         raise SaveError(f"{public} is there already, and is not overwritten. Choose another name for the key")
     _new(path, private, 0o600)
-    _new(public, _public_pem(key), 0o644)
+    try:
+        _new(public, _public_pem(key), 0o644)
+    except SaveError:
+        path.unlink()
+        raise
     return public
 
 
 def _new(path: Path, content: bytes, mode: int) -> None:
-    """Write a file where there is none. Raises SaveError."""
+    """Write a file where there is none; renaming would put it over one that is. Raises SaveError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

@@ -9,9 +9,12 @@ import pytest
 
 import rrmsdk
 from rrmsdk.errors import DataError, IntegrityError
-from rrmsdk.hub import Fetched, fetch, push
+from rrmsdk.hub import Fetched, external, fetch, index, push
+from rrmsdk.hub.client import door
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import CARD, README, REPORT, SIGNATURE, WEIGHTS, Bundle
+from rrmsdk.schema.card import Origin
+from rrmsdk.schema.entry import External
 from rrmsdk.schema.ref import Ref
 from tests.bundles import make_bundle
 from tests.hub_server import HubServer
@@ -181,3 +184,31 @@ class TestPush:
         push_to(hub, rrmsdk.sign(made, key=key))
         assert (pull(hub, cache).bundle.path / README).read_bytes() == held(hub)[README]
         assert WEIGHTS in held(hub)
+
+
+class TestCheckpointsOfOthers:
+    """A bundle that was made here of somebody else's checkpoint; nobody can have signed it."""
+
+    def converted(self, cache: Path, zoo: Path, pinned: bool) -> None:
+        sha256 = "7" * 64
+        lines = ['data = "digits"', 'licence = "mit"', 'paper = "A paper"', "[model]", 'arch = "cnn"', "classes = 10"]
+        lines += ["input_size = 8", "channels = 1", "[threat]", 'eps = "1/10"', "[source]", 'repo = "them/theirs"']
+        lines += ['file = "theirs.pt"', 'layout = "plain"', *([f'sha256 = "{sha256}"'] if pinned else [])]
+        (zoo / "theirs.toml").write_text("\n".join(lines))
+        origin = Origin(repo="them/theirs", file="theirs.pt", commit="8" * 40, sha256=sha256)
+        entry = index.find("theirs", zoo)
+        assert isinstance(entry, External)
+        make_bundle(external.place(door(cache=cache), entry), origin=origin)
+
+    def test_one_whose_hash_the_index_pins_is_not_asked(self, cache: Path, zoo: Path, trusting: None) -> None:
+        self.converted(cache, zoo, pinned=True)
+        assert fetch(Ref.parse("hub:theirs"), cache=cache, zoo=zoo).revision == "8" * 40
+
+    def test_one_that_only_a_person_vouched_for_is_refused(
+        self, cache: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch, key: Path
+    ) -> None:
+        self.converted(cache, zoo, pinned=False)
+        assert fetch(Ref.parse("hub:theirs"), cache=cache, zoo=zoo)
+        monkeypatch.setenv("RRMSDK_TRUST", f"{key}.pub")
+        with pytest.raises(IntegrityError, match="theirs is not signed"):
+            fetch(Ref.parse("hub:theirs"), cache=cache, zoo=zoo)
