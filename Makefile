@@ -70,7 +70,7 @@ $(VENV)/.dev: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "installing rrmsdk with huggingface_hub $(HUB_1) into .venv-hub1"
 	$(PYTHON) -m venv .venv-hub1
 	grep -v '^huggingface_hub==' constraints.txt > .venv-hub1/constraints.txt
-	.venv-hub1/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-hub1/constraints.txt --editable . \
+	.venv-hub1/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-hub1/constraints.txt --editable '.[sign]' \
 	  huggingface_hub==$(HUB_1) beartype jaxtyping pytest pytest-timeout
 	@touch $@
 
