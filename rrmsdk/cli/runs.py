@@ -105,7 +105,9 @@ def verify(
     model: Model,
     attack: Annotated[
         str,
-        typer.Option("--attack", "-a", help="autoattack, fast (a cheaper upper bound), apgd (RRM's AutoPGD) or pgd."),
+        typer.Option(
+            "--attack", "-a", help="autoattack, fast (a cheaper upper bound), apgd (RRM's AutoPGD), pgd or square."
+        ),
     ] = "autoattack",
     version: Annotated[str, typer.Option(help="Of AutoAttack: standard, plus, or rand for a randomised network.")] = (
         "standard"
@@ -118,6 +120,7 @@ def verify(
     batch: Annotated[int, typer.Option(help="Images in one forward pass.")] = 256,
     steps: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Of pgd and apgd.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Of square, for each image. Default: 5000.")] = None,
     seed: Annotated[int, typer.Option(help="Of the attacks, and of the order of --at-least.")] = 0,
     at_least: Annotated[
         float | None,
@@ -145,7 +148,7 @@ def verify(
     """Attack MODEL on the test split and write report.json into it. What was interrupted goes on where it was."""
     bundle = rrmsdk.verify(
         model, attack=attack, version=version, engine=engine, data=data, images=images, batch=batch, steps=steps,
-        restarts=restarts, seed=seed, at_least=at_least, confidence=confidence, adaptive=adaptive, journal=journal,
+        restarts=restarts, queries=queries, seed=seed, at_least=at_least, confidence=confidence, adaptive=adaptive, journal=journal,
         devices=devices, save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)
