@@ -106,7 +106,7 @@ def verify(
     attack: Annotated[
         str,
         typer.Option(
-            "--attack", "-a", help="autoattack, fast (a cheaper upper bound), apgd (RRM's AutoPGD), pgd or square."
+            "--attack", "-a", help="autoattack, fast (cheaper, an upper bound), apgd (RRM's AutoPGD), pgd, square."
         ),
     ] = "autoattack",
     version: Annotated[str, typer.Option(help="Of AutoAttack: standard, plus, or rand for a randomised network.")] = (
@@ -148,8 +148,8 @@ def verify(
     """Attack MODEL on the test split and write report.json into it. What was interrupted goes on where it was."""
     bundle = rrmsdk.verify(
         model, attack=attack, version=version, engine=engine, data=data, images=images, batch=batch, steps=steps,
-        restarts=restarts, queries=queries, seed=seed, at_least=at_least, confidence=confidence, adaptive=adaptive, journal=journal,
-        devices=devices, save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
+        restarts=restarts, queries=queries, seed=seed, at_least=at_least, confidence=confidence, adaptive=adaptive,
+        journal=journal, devices=devices, save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)
 
