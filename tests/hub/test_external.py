@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 from pathlib import Path
 
 import pytest
 
-from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError
-from rrmsdk.hub import door, external, fetch, index
-from rrmsdk.schema.bundle import WEIGHTS
+from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError, RrmError
+from rrmsdk.hub import door, external, fetch, index, push
+from rrmsdk.schema.bundle import CARD, WEIGHTS
 from rrmsdk.schema.entry import External, Ours
 from rrmsdk.schema.ref import Ref
 from tests.hub_server import HubServer
@@ -188,3 +189,45 @@ class TestHostileHub:
         with pytest.raises((IntegrityError, HubError)):
             fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
         assert not list(tmp_path.rglob("*escaped*"))
+
+    @pytest.mark.parametrize(
+        "name", ["../evil", "a/../../evil", "/evil", "C:\\evil", "CARD.JSON", "con", "nul.json", "Model.safetensors"]
+    )
+    def test_a_file_that_no_bundle_has_is_never_asked_for(
+        self, hub: HubServer, cache: Path, contents, tmp_path: Path, name: str
+    ) -> None:
+        hub.put("acme/tiny", {**contents, name: b"evil"})
+        found = fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+        assert {path.relative_to(found.bundle.path).as_posix() for path in found.bundle.path.rglob("*")} == set(
+            contents
+        )
+        assert hub.asked("evil") == 0
+        assert not list(tmp_path.rglob("evil*"))
+
+    @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "onnx\\model.onnx", "config.json\0"])
+    def test_a_card_cannot_name_a_file_elsewhere(self, hub: HubServer, cache: Path, contents, made, name: str) -> None:
+        card = made.card.model_copy(update={"files": {**made.card.files, name: "0" * 64}})
+        hub.put("acme/tiny", {**contents, CARD: card.model_dump_json().encode(), name: b"x"})
+        with pytest.raises(IntegrityError, match="which no bundle has"):
+            fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+
+    def test_a_card_that_is_too_large_is_not_downloaded(self, hub: HubServer, cache: Path, contents) -> None:
+        hub.put("acme/tiny", {**contents, CARD: b" " * 1_000_001})
+        with pytest.raises(IntegrityError, match=r"its card\.json has 0\.001 GB, more than 0\.001"):
+            fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+        assert hub.asked("/resolve/") == 0
+
+    @pytest.mark.parametrize("trouble", [401, 403, 404, 429, 500, "cut", "reset", "html"])
+    def test_no_error_shows_the_token(self, hub: HubServer, cache: Path, contents, made, trouble) -> None:
+        hub.put("acme/tiny", contents)
+        hub.trouble = lambda method, path: trouble
+        told, secret = [], "hf_" + "secret"  # a traceback shows lines of this file too
+        for call in (
+            lambda: fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache, token=secret),
+            lambda: push(made, "acme/tiny", endpoint=hub.endpoint, token=secret),
+        ):
+            with pytest.raises(RrmError) as caught:
+                call()
+            told.append("".join(traceback.format_exception(caught.value)))
+        assert all(authorization == f"Bearer {secret}" for _, _, authorization in hub.requests)
+        assert not [text for text in told if secret in text]
