@@ -11,7 +11,7 @@ from rrmsdk.opening import Fields, data_of, device_here, images_of, merged, need
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
-from rrmsdk.schema.entry import Entry, External, Ours
+from rrmsdk.schema.entry import Entry, External, Ours, Release
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import wilson
@@ -45,6 +45,16 @@ class ZooCheck(Value):
     by: str = ""
     agrees: bool | None = None
     says: str
+
+
+class Built(Value):
+    """A model that was made from its recipe.
+
+    release: where it was published, as its entry in the index would say; None: nowhere.
+    """
+
+    bundle: Bundle
+    release: Release | None = None
 
 
 def zoo(
@@ -105,7 +115,7 @@ def zoo_build(
     private: bool = False,
     devices: int = 1,
     quiet: bool = False,
-) -> Bundle:
+) -> Built:
     """Make a model of the zoo from its recipe: train, attack, and push where `push` says.
 
     Args:
@@ -125,9 +135,11 @@ def zoo_build(
     if data is not None:
         fields["data"]["name"] = data
     bundle = api.train(parse(Recipe, fields, name), out=out, devices=devices, quiet=quiet)
-    if push is not None:
-        api.push(bundle, push, private=private)
-    return bundle
+    if push is None:
+        return Built(bundle=bundle)
+    commit = api.push(bundle, push, private=private).rsplit("/", 1)[-1]
+    weights = bundle.card.files[bundles.WEIGHTS]
+    return Built(bundle=bundle, release=Release(repo=push, commit=commit, weights_sha256=weights))
 
 
 def zoo_check(

@@ -230,9 +230,25 @@ class TestFilters:
 class TestBuild:
     def test_a_model_is_built_from_its_recipe(self, tmp_path: Path) -> None:
         over = {"train": {"epochs": 1}, "verify": {"attack": "pgd", "steps": 2, "images": 32}}
-        made = rrmsdk.zoo_build("digits-cnn-linf", over=over, out=tmp_path / "made", quiet=True)
+        made = rrmsdk.zoo_build("digits-cnn-linf", over=over, out=tmp_path / "made", quiet=True).bundle
         assert made.card.name == "digits-cnn-linf"
         assert made.card.score.attack == "pgd-2"
+
+    def test_what_was_built_is_published_and_its_release_is_what_the_index_needs(
+        self, server: HubServer, tmp_path: Path
+    ) -> None:
+        settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": server.token, "HF_HOME": str(tmp_path / "hf")}
+        over = ["-s", "train.epochs=0.2", "-s", "verify.attack=pgd", "-s", "verify.images=16"]
+        command = ["zoo", "build", "digits-cnn-linf", "--push", "acme/built", "--json", "-o", str(tmp_path / "b")]
+        done = subprocess.run(
+            [sys.executable, "-m", "rrmsdk", *command, *over], env=os.environ | settings, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        release = json.loads(done.stdout)["release"]
+        commit = server.repos["models/acme/built"].at("main")
+        assert commit is not None
+        assert (release["repo"], release["commit"]) == ("acme/built", commit.oid)
+        assert release["weights_sha256"] == commit.files[WEIGHTS].sha256
 
     def test_somebody_elses_checkpoint_has_no_recipe(self) -> None:
         with pytest.raises(RefError, match=r"is somebody else's checkpoint.*rrmsdk pull hub:imagenet-resnet50-linf-4"):

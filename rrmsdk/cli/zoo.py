@@ -88,11 +88,17 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Make NAME from its recipe: train it, attack it, and push it where --push says."""
-    bundle = rrmsdk.zoo_build(
+    built = rrmsdk.zoo_build(
         name, data=data, over=overrides(set_ or []), out=out, push=push, private=private, devices=devices,
         quiet=quiet or as_json,
     )  # fmt: skip
-    show(bundle, as_json)
+    if as_json:
+        print_json(built.model_dump(mode="json"))
+        return
+    show(built.bundle, as_json=False)
+    if built.release is not None:
+        print(f"published. What its entry in the index would say, zoo/{name}.toml:\n\n[release]")
+        print(value.to_toml(built.release), end="")
 
 
 @zoo_app.command()
