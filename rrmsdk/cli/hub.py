@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -43,8 +44,8 @@ def pull(
 
 
 def _hush(quiet: bool) -> None:
-    """The client's own bars; it shows none where stderr is no terminal."""
-    if quiet:
+    """The client's own bars; some of them it shows where stderr is no terminal, too."""
+    if quiet or not sys.stderr.isatty():
         from huggingface_hub.utils import disable_progress_bars
 
         disable_progress_bars()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
@@ -64,7 +66,7 @@ def push(
         raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
     page = _page(bundle, repo)
     said = message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}"
-    with in_our_words(hub, f"push to {repo}"), ExitStack() as opened:
+    with in_our_words(hub, f"push to {repo}"), _no_advice(), ExitStack() as opened:
         parent = _parent(hub, repo, branch, private)
         send = partial(hub.api.create_commit, repo, commit_message=said, revision=branch, parent_commit=parent.oid)
         try:
@@ -157,6 +159,17 @@ def _content(path: Path, hub: Hub, opened: ExitStack) -> Path | BufferedReader:
     takes plain LFS instead, which every Hub speaks.
     """
     return path if hub.endpoint == PUBLIC else opened.enter_context(path.open("rb"))
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without the client's line, at each push, that open files do not go by Xet: that is why they are open."""
+    log, other = logging.getLogger("huggingface_hub._commit_api"), lambda record: "Xet" not in record.getMessage()
+    log.addFilter(other)
+    try:
+        yield
+    finally:
+        log.removeFilter(other)
 
 
 def _tag(api: HfApi, repo: str, tag: str, commit: str) -> None:

@@ -215,3 +215,13 @@ def test_a_page_that_the_hub_refuses_is_one_clear_error(hub: HubServer, made: Bu
     with pytest.raises(HubError, match='"license" is required'):
         push_to(hub, made)
     assert set(held(hub)) == {".gitattributes"}
+
+
+def test_a_push_from_a_script_tells_its_commit_and_nothing_else(hub: HubServer, made: Bundle, tmp_path: Path) -> None:
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "home")}
+    clean = {name: said for name, said in os.environ.items() if not name.startswith("HF_")}
+    command = [sys.executable, "-m", "rrmsdk", "push", str(made.path), REPO]
+    done = subprocess.run(command, env=clean | settings, capture_output=True, text=True, timeout=60)
+    commit = there(hub).at("main")
+    assert commit is not None
+    assert (done.stdout.strip(), done.stderr) == (f"{hub.endpoint}/{REPO}/commit/{commit.oid}", "")
