@@ -265,6 +265,7 @@ print(converting.fetch(Ref.parse("hub:theirs"), endpoint=endpoint, cache=Path(ca
 """
 
 
+@pytest.mark.slow
 def test_two_processes_convert_at_once(place: dict) -> None:
     told = [str(place[name]) for name in ("endpoint", "cache", "zoo")]
     command = [sys.executable, "-c", CONVERT, *told]

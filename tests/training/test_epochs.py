@@ -87,6 +87,7 @@ def _killed_while_writing(folder: Path) -> bool:
     return beside.exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_writes_an_epoch_leaves_no_half_bundle_and_goes_on(run, tmp_path):
     folder = next(tmp_path / str(n) for n in range(5) if _killed_while_writing(tmp_path / str(n)))
     assert not (folder / "epochs" / "1").exists()

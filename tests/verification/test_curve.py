@@ -86,7 +86,7 @@ def test_the_curve_of_a_linear_classifier_is_its_closed_form(norm, dual, radii):
 
 @pytest.mark.parametrize(("norm", "radii"), [
     ("linf", ("1/20", "1/10", "1/5")),
-    ("l2", ("1/4", "1/2", "1")),
+    pytest.param("l2", ("1/4", "1/2", "1"), marks=pytest.mark.slow),
     ("l1", ("1", "2")),
 ])  # fmt: skip
 def test_every_image_is_judged_as_when_each_radius_is_attacked_for_itself(norm, radii):

@@ -117,7 +117,8 @@ def test_the_checks_name_what_is_wrong_with_a_model_and_nothing_else(name):
     ("name", "attacks"),
     [("plain", []), ("quantised", ["apgd-ce+bpda", "apgd-t+bpda"]),
      ("large", ["apgd-ce+rescaled", "apgd-t+rescaled"]), ("saturated", ["apgd-ce+rescaled", "apgd-t+rescaled"]),
-     ("randomised", ["apgd-ce+eot", "apgd-dlr+eot"]), ("rippled", ["apgd-dlr+averaged", "apgd-dlr+nes"])],
+     ("randomised", ["apgd-ce+eot", "apgd-dlr+eot"]),
+     pytest.param("rippled", ["apgd-dlr+averaged", "apgd-dlr+nes"], marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_the_attacks_fit_what_was_found(name, attacks):
     assert [one.removesuffix("+averaged+bpda") for one in judged(name).names[: len(attacks)]] == attacks

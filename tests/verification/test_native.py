@@ -23,6 +23,8 @@ from tests.attacks.small_network import L2, LINF, digits, network
 SHA = "0" * 64
 WHERE_HALF_FALL = {"linf": ThreatModel.parse("linf:3/50"), "l2": ThreatModel.parse("l2:2/5")}
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():
@@ -53,7 +55,7 @@ def attack(name, threat):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("number", [0, 1, 2], ids=["apgd-ce", "apgd-t", "fab-t"])
+@pytest.mark.parametrize("number", [0, 1, pytest.param(2, marks=SLOW)], ids=["apgd-ce", "apgd-t", "fab-t"])
 def test_each_attack_alone_breaks_what_the_reference_breaks(model, norm, number):
     threat = WHERE_HALF_FALL[norm]
     ours, theirs = autoattack(threat, classes=10)[number], autoattack_standard(model, threat, 0, classes=10)[number]
@@ -63,7 +65,9 @@ def test_each_attack_alone_breaks_what_the_reference_breaks(model, norm, number)
     assert abs(sum(found) - sum(expected)) <= 2
 
 
-@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab-t", "square"])
+@pytest.mark.parametrize(
+    "name", ["apgd-ce", "square", *(pytest.param(name, marks=SLOW) for name in ("apgd-t", "fab-t"))]
+)
 def test_an_image_has_the_same_outcome_in_any_batch(model, name):
     threat = WHERE_HALF_FALL["linf"]
     found = {outcomes(model, (attack(name, threat),), threat, images=40, batch=batch) for batch in (3, 16, 40, 256)}
