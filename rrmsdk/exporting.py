@@ -26,6 +26,7 @@ def export(
     margin: float = 0.01,
     calibration: int = 256,
     seed: int = 0,
+    triton: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
 ) -> Bundle:
@@ -44,11 +45,14 @@ def export(
         margin: by how much robust accuracy may fall: 0.01 is one point, two images of 200.
         calibration: train images that decide the ranges of int8.
         seed: of the attacks, and of which train images.
+        triton: a folder that becomes, or is, a model repository for Triton; the graph is put into it as the newest
+            version of its model.
 
     Raises:
         ParityError: the graph and the network disagree, or its robust accuracy fell by more than the margin; the
             bundle is as it was.
-        FieldError, ExportError, MissingExtraError
+        MismatchError: the model that is in `triton` takes other images.
+        FieldError, ExportError, MissingExtraError, SaveError
     """
     needs_torch("export")
     import torch.nn.functional as F
@@ -57,6 +61,7 @@ def export(
     from rrmsdk import models
     from rrmsdk.attacks.pgd import pgd
     from rrmsdk.exports import Calibrating, Trial, Variant, export_onnx, variants
+    from rrmsdk.exports.triton import write_repository
     from rrmsdk.training.log import progress
 
     if not onnx:
@@ -80,4 +85,7 @@ def export(
             progress=lambda name, done, of: bar(done, of, name),
         )  # fmt: skip
         variant = Variant(precision, target, calibrating)  # type: ignore[arg-type]  (checked above)
-        return export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
+        exported = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
+    if triton is not None:
+        write_repository(exported, Path(triton), precision=precision, target=target)
+    return exported

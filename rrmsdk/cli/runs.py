@@ -166,6 +166,9 @@ def export(
     margin: Annotated[float, typer.Option(help="By how much robust accuracy may fall; 0.01 is one point.")] = 0.01,
     calibration: Annotated[int, typer.Option(help="Train images that decide the ranges of int8.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the attacks, and of which train images.")] = 0,
+    triton: Annotated[
+        Path | None, typer.Option(help="Also put the graph into this model repository of Triton, as a new version.")
+    ] = None,
     out: Copy = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -175,7 +178,7 @@ def export(
         raise FieldError("say what to export to: rrmsdk export MODEL --onnx")
     bundle = rrmsdk.export(
         model, precision=precision, target=target, data=data, images=images, queries=queries, margin=margin,
-        calibration=calibration, seed=seed, out=out, quiet=quiet or as_json,
+        calibration=calibration, seed=seed, triton=triton, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     graph, known = bundles.exported(precision, target)
     parity = json.loads((bundle.path / known).read_text())
