@@ -23,11 +23,11 @@ import torch
 
 import rrmsdk
 from rrmsdk import files
-from rrmsdk.exports import ExportParity
 from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.parity import ExportParity
 from rrmsdk.verification.provenance import hardware, result_file, version, versions
 
 VARIANTS = (("fp32", "cpu"), ("fp16", "cpu"), ("int8", "cpu"), ("int8", "tensorrt"))
@@ -105,9 +105,9 @@ def report(args: argparse.Namespace, tables: dict[str, list[Measured]]) -> str:
     return f"""# Exported graphs, {datetime.now(UTC).date()}
 
 {hardware(torch.device("cpu"))}; {known}, onnxruntime {version("onnxruntime")}, onnx {version("onnx")}. {args.note}
-Speed: times that of fp32, median of {args.rounds} rounds (least to greatest); a round asks every graph for the same images.
-Robust: the network under AutoPGD, noise and Square ({args.queries} queries), the graph under what was found on the network,
-noise and Square on itself. `int8 tensorrt` is made for TensorRT and runs here on the CPU all the same.
+Speed: times that of fp32, median of {args.rounds} rounds (least to greatest); a round asks every graph for the same
+images. Robust: the network under AutoPGD, noise and Square ({args.queries} queries), the graph under what was found on
+the network, noise and Square on itself. `int8 tensorrt` is made for TensorRT and runs here on the CPU all the same.
 
 {parts}
 Command: `python {shlex.join([f"-m {__package__}.export", *sys.argv[1:]]).replace("'", "")}`

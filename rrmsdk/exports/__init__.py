@@ -17,13 +17,14 @@ from rrmsdk.data import Dataset, to_unit
 from rrmsdk.errors import MismatchError, RrmError, SaveError
 from rrmsdk.exports import variants
 from rrmsdk.exports.onnx import to_onnx, traced, write
-from rrmsdk.exports.parity import Calibration, ExportParity, Parity, check_parity
-from rrmsdk.exports.robust import RobustParity, Trial, check_robust
+from rrmsdk.exports.parity import check_parity
+from rrmsdk.exports.robust import Trial, check_robust
 from rrmsdk.runtime.session import open_session
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
+from rrmsdk.schema.parity import Calibration, ExportParity, Parity, RobustParity
 from rrmsdk.verification import provenance
 
 __all__ = [

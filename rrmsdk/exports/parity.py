@@ -10,53 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rrmsdk.errors import ParityError
-from rrmsdk.exports.robust import RobustParity
 from rrmsdk.runtime.session import Session
-from rrmsdk.schema.value import Value
-
-
-class Parity(Value):
-    """How far a session's logits are from the network's.
-
-    max_abs: largest gap of a logit, over all images and batch sizes.
-    largest_logit: largest |logit| of the network.
-    tolerance: the largest `max_abs` that passes; None: whatever is finite, for a graph of another precision.
-    argmax_agree: share of the images whose class is the same at every batch size.
-    """
-
-    images: int
-    batches: tuple[int, ...]
-    max_abs: float
-    largest_logit: float
-    tolerance: float | None
-    argmax_agree: float
-
-
-class Calibration(Value):
-    """`images` of the train split, drawn by `seed`."""
-
-    images: int
-    seed: int
-    fingerprint: str
-
-
-class ExportParity(Value):
-    """What `onnx/parity.json` holds: which file, checked against which weights, on what.
-
-    calibration: which train images decided the ranges of an int8 graph.
-    robust: None in files of before it was measured.
-    hardware: on which the graph ran; int8 saturates where a processor has no instructions for it.
-    """
-
-    precision: str = "fp32"
-    onnx_sha256: str
-    weights_sha256: str
-    calibration: Calibration | None = None
-    clean: Parity
-    attacked: Parity
-    robust: RobustParity | None = None
-    versions: dict[str, str]
-    hardware: str | None = None
+from rrmsdk.schema.parity import Parity
 
 
 def check_parity(

@@ -16,10 +16,10 @@ from rrmsdk.attacks.pgd import pgd
 from rrmsdk.data import Dataset, to_unit
 from rrmsdk.errors import ParityError
 from rrmsdk.runtime.session import Session
+from rrmsdk.schema.parity import Judged, RobustParity
 from rrmsdk.schema.recipe import VerifySpec
-from rrmsdk.schema.report import ROBUST, Report, Share
+from rrmsdk.schema.report import ROBUST, Report
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.schema.value import Value
 from rrmsdk.verification import provenance, saved
 from rrmsdk.verification.attacking import Progress
 from rrmsdk.verification.blackbox import BlackBox
@@ -29,40 +29,6 @@ from rrmsdk.verification.verify import verify
 
 STEPS = 50  # of AutoPGD on the network
 FURTHER = 20  # steps of PGD from what it found
-
-
-class Judged(Value):
-    """Shares of the images that are classified right.
-
-    clean: without an attack.
-    replayed: and also as the network's adversarial images.
-    robust: and also under noise and Square, made for the one that is judged.
-    """
-
-    clean: Share
-    replayed: Share
-    robust: Share
-
-
-class RobustParity(Value):
-    """The network and its exported graph under the same attacks, on the first `images` of the test split.
-
-    The graph gives no gradients, so its robust accuracy is bounded less tightly than the network's: where it is
-    higher, that says nothing. What passes has not lost more than `margin` to these attacks, and that is all.
-
-    attack: on the network, whose adversarial images are then replayed.
-    queries: of Square, on the network and on the graph alike.
-    margin: by how much robust accuracy may fall.
-    """
-
-    images: int
-    threat: str
-    attack: str
-    queries: int
-    seed: int
-    margin: Share
-    network: Judged
-    graph: Judged
 
 
 @dataclass(frozen=True)
