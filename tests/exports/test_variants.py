@@ -325,3 +325,15 @@ def test_the_command_line_tells_both_robust_accuracies(exported: Bundle, tmp_pat
     shutil.copytree(exported.path, tmp_path / "copy")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "copy"), "--onnx", "-n", "10", "--queries", "5", "-q"])
     assert re.search(r"robust (\d\.\d{4}), the network \1, under linf:1/10 on 10 images", done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.cifar10
+@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+def test_int8_of_a_residual_network_is_within_a_point_on_cifar10(tmp_path: Path, target: str) -> None:
+    bundle = rrmsdk.export(
+        "hub:resnet14-linf", precision="int8", target=target, images=100, queries=50, out=tmp_path / "own", quiet=True
+    )
+    kept = value.read(ExportParity, bundle.path / bundles.exported("int8", target)[1]).robust
+    assert kept is not None
+    assert kept.graph.robust >= kept.network.robust - 0.01
