@@ -1,6 +1,6 @@
 """Transfer adversarial robustness from a teacher to any student, verify it by attack, and ship it."""
 
-from rrmsdk.api import export, load, pull, push, train, transfer
+from rrmsdk.api import load, pull, push, train, transfer
 from rrmsdk.banking import bank
 from rrmsdk.certifying import certify
 from rrmsdk.corrupting import corrupt
@@ -24,6 +24,7 @@ from rrmsdk.errors import (
     RrmError,
     SaveError,
 )
+from rrmsdk.exporting import export
 from rrmsdk.judging import attack
 from rrmsdk.predicting import predict
 from rrmsdk.reporting import report

@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk import launching, teachers, verifying
-from rrmsdk.errors import MismatchError
 from rrmsdk.opening import (
     as_value,
     copied,
-    data_of,
     fields_of,
-    images_of,
     model_ref,
     needs_torch,
     opened,
-    owned,
     threat_of,
 )
 from rrmsdk.runtime import signature
@@ -116,44 +112,6 @@ def train(
     recipe = recipe.model_copy(update={"method": _described(how)})
     folder = Path(out) if out else Path("runs") / _name(recipe)
     return _run(recipe, folder, how, attack=attack, devices=devices, quiet=quiet)
-
-
-def export(
-    model: str | Path | Bundle,
-    *,
-    onnx: bool = True,
-    data: str | DataSpec | Fields | None = None,
-    out: str | Path | None = None,
-) -> Bundle:
-    """Write `onnx/model.onnx` into a bundle, after it agreed with the network on clean and on attacked images.
-
-    Args:
-        model, out: as in `verify`.
-
-    Raises:
-        ParityError: the graph and the network disagree; the bundle is as it was.
-        ExportError, MissingExtraError
-    """
-    needs_torch("export")
-    import torch.nn.functional as F
-
-    from rrmsdk import data as rooms
-    from rrmsdk import models
-    from rrmsdk.attacks.pgd import pgd
-    from rrmsdk.exports import export_onnx
-
-    if not onnx:
-        raise MismatchError("nothing to export: onnx=True is the one format so far")
-    bundle = owned(model, out)
-    images = images_of(data_of(bundle, data), bundle)
-    network = models.from_bundle(bundle).eval()
-    golden = images.test.take(min(GOLDEN, len(images.test)))
-    clean, labels = rooms.to_unit(golden.pixels), golden.labels
-    attacked = pgd(lambda x: F.cross_entropy(network(x), labels, reduction="sum"), clean, bundle.card.threat, steps=10)
-    return export_onnx(bundle, network, clean, attacked)
-
-
-GOLDEN = 71  # images of the parity check: one batch of 64, one of 7
 
 
 def push(model: str | Path | Bundle, repo: str, **settings: Any) -> str:

@@ -47,7 +47,7 @@ def quickstart(out: Path, *, quiet: bool = False) -> list[dict[str, Any]]:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         natural, transferred = pool.map(_student, ("natural", "rrm"), (beside, out), (True, quiet))
     console.print("3/3  export it to ONNX, and compare the graph with the network on clean and attacked images")
-    transferred = rrmsdk.export(transferred)
+    transferred = rrmsdk.export(transferred, quiet=quiet)
 
     named = {"teacher (from its report)": teacher, "natural student": natural, "transferred student": transferred}
     rows = [_row(name, bundle) for name, bundle in named.items()]

@@ -21,6 +21,7 @@ from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.diagnosis import Diagnosis
+from rrmsdk.schema.parity import ExportParity
 from rrmsdk.schema.report import Report
 from rrmsdk.schema.threat import ThreatModel
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from rrmsdk.visual.page_images import Seen
 
 DIAGNOSIS = "diagnosis.json"
-V = TypeVar("V", Corruptions, Certified, Curve)
+V = TypeVar("V", Corruptions, Certified, Curve, ExportParity)
 
 
 def report(
@@ -80,7 +81,7 @@ def report(
         curve=_in(bundle, bundles.CURVE, Curve, "curve"),
         corruptions=_in(bundle, bundles.CORRUPTIONS, Corruptions, "corrupt"),
         certified=_in(bundle, bundles.CERTIFIED, Certified, "certify"),
-        written_by=_written_by(),
+        written_by=_written_by(), graphs=_graphs(bundle),
     )  # fmt: skip
     if gallery:
         settings = Settings(images, steps, batch, seed, Path(adversarial) if adversarial else None)
@@ -124,6 +125,13 @@ def _in(bundle: Bundle, name: str, kind: type[V], verb: str) -> V | None:
     found = value.read(kind, bundle.path / name)
     _of_these_weights(bundle, bundle.path / name, found.weights_sha256, verb)
     return found
+
+
+def _graphs(bundle: Bundle) -> dict[str, ExportParity]:
+    """What is known of each exported graph that the card names, by its name in the bundle."""
+    names = [(bundles.ONNX, bundles.PARITY), *bundles.VARIANTS.values()]
+    read = {graph: _in(bundle, known, ExportParity, "export --onnx") for graph, known in names}
+    return {graph: known for graph, known in read.items() if known is not None}
 
 
 def _of_these_weights(bundle: Bundle, path: Path, about: str, verb: str) -> None:

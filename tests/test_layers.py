@@ -14,9 +14,9 @@ RINGS = [
     {"errors", "files", "schema"},
     {"hub", "runtime"},
     {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
-    {"api", "banking", "certifying", "cli", "converting", "corrupting", "curving", "diagnosing", "judging", "launching"}
-    | {"opening", "predicting", "quickstart", "reporting", "robustify", "signing", "sweeping", "teachers", "verifying"}
-    | {"zooing", "__main__", "rrmsdk"},
+    {"api", "banking", "certifying", "cli", "converting", "corrupting", "curving", "diagnosing", "exporting"}
+    | {"judging", "launching", "opening", "predicting", "quickstart", "reporting", "robustify", "signing", "sweeping"}
+    | {"teachers", "verifying", "zooing", "__main__", "rrmsdk"},
 ]
 # A bundle's verbs are those of the public package, said of the bundle.
 OUTWARD = {("schema/bundle.py", "rrmsdk")}

@@ -1,4 +1,4 @@
-"""A Classifier as one ONNX file: pixels in [0, 1] to logits, weights inside, any batch size."""
+"""A Classifier as one ONNX graph: pixels in [0, 1] to logits, weights inside, any batch size."""
 
 from __future__ import annotations
 
@@ -37,10 +37,21 @@ def to_onnx(model: nn.Module, path: Path, *, metadata: dict[str, str]) -> None:
         ExportError: the network cannot be traced, draws random numbers, or its graph is not plain opset 20.
         MissingExtraError: no onnx or no onnxscript.
     """
+    write(traced(model), path, metadata=metadata)
+
+
+def traced(model: nn.Module) -> Any:
+    """An eval copy of `model` as an `onnx.ModelProto` in fp32. Raises as `to_onnx`."""
     _needs_onnx()
     proto = _trace(model)
     _strip(proto)
-    proto.producer_name = "rrmsdk"
+    return proto
+
+
+def write(proto: Any, path: Path, *, metadata: dict[str, str]) -> None:
+    """Write a graph that is checked, with nothing in it but what a server needs. Raises ExportError."""
+    _strip(proto)
+    proto.producer_name, proto.producer_version = "rrmsdk", ""
     for name, text in sorted(metadata.items()):
         proto.metadata_props.add(key=PREFIX + name, value=text)
     _check(proto)

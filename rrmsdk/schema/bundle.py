@@ -23,6 +23,8 @@ CARD, CONFIG, WEIGHTS, REPORT, README, RECIPE = (
     "card.json", "config.json", "model.safetensors", "report.json", "README.md", "recipe.toml",
 )  # fmt: skip
 ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
+# Smaller graphs beside it and what is known of each. `fp16` and `int8` are named as transformers.js names its dtypes.
+VARIANTS = {name: (f"onnx/model_{name}.onnx", f"onnx/parity_{name}.json") for name in ("fp16", "int8", "int8_tensorrt")}
 CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.json"
 RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 EPOCHS = "epochs"  # bundles of the same run, stopped earlier, each in a folder named by its epoch; no part of this one
@@ -32,7 +34,8 @@ PREPROCESSOR = "preprocessor_config.json"  # made of the card when it is pushed,
 TRAINING = (".lock", "metrics.csv", "tensorboard", "best.safetensors", "last.safetensors", "screening.json")
 CLIENTS = (".cache", ".git", ".gitattributes", ".github", ".gitignore")  # of git and the Hub's client
 NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
-BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE)
+_VARIANT_FILES = (name for both in VARIANTS.values() for name in both)
+BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE, *_VARIANT_FILES)
 # May lie in a bundle's folder though no signature covers it: README.md and
 # preprocessor_config.json are made when it is pushed, the others never travel.
 UNSIGNED = (README, PREPROCESSOR, SIGNATURE, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)
@@ -84,6 +87,13 @@ class Bundle(Value):
         import rrmsdk
 
         return rrmsdk.push(self, repo, **settings)
+
+
+def exported(precision: str, target: str = "cpu") -> tuple[str, str]:
+    """Names of a graph and of what is known of it. The target matters to int8 alone."""
+    if precision == "fp32":
+        return ONNX, PARITY
+    return VARIANTS["int8_tensorrt" if (precision, target) == ("int8", "tensorrt") else precision]
 
 
 def is_bundle(path: Path) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import gzip
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.diagnosis import Diagnosis, Scores
+from rrmsdk.schema.parity import ExportParity
 from rrmsdk.schema.report import UPPER_BOUND, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.visual import page_charts as charts
@@ -38,6 +40,7 @@ class Contents:
     """What is on the page; what is None is left out, and the page says how to get it.
 
     seen: None: no images, and `why_unseen` says why.
+    graphs: what is known of each exported one, by its name in the bundle.
     """
 
     card: Card
@@ -49,6 +52,7 @@ class Contents:
     corruptions: Corruptions | None
     certified: Certified | None
     written_by: str
+    graphs: Mapping[str, ExportParity] = field(default_factory=dict)
 
 
 def can_render() -> bool:
@@ -74,7 +78,7 @@ def render(contents: Contents) -> str:
     return rooms.get_template("page.html").render(
         card=contents.card, report=report, seen=contents.seen, why_unseen=contents.why_unseen,
         diagnosis=contents.diagnosis, curve=contents.curve, corruptions=contents.corruptions,
-        certified=contents.certified, upper_bound=UPPER_BOUND, threat=_in_words(report.threat),
+        certified=contents.certified, graphs=contents.graphs, upper_bound=UPPER_BOUND, threat=_in_words(report.threat),
         clean_interval=wilson(round(report.clean * report.images), report.images), tables=_tables(contents),
         heat=_heat(contents), charts=drawn, figures={chart.id: chart.figure for chart in drawn.values()},
         palettes=PALETTES, plotly=_plotly(), style=_text("page.css"), script=_text("page.js"),
@@ -108,6 +112,8 @@ def _tables(contents: Contents) -> dict[str, Table]:
         made["mistakes"] = tables.mistakes(seen)
     if diagnosis is not None:
         made["comparisons"] = tables.comparisons(diagnosis.comparisons)
+    if contents.graphs:
+        made["graphs"] = tables.graphs(contents.graphs)
     if contents.certified is not None:
         made["certified"] = tables.certified(contents.certified)
     return made

@@ -12,6 +12,7 @@ from rrmsdk.schema.card import Card
 from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.diagnosis import Comparison, Scores
+from rrmsdk.schema.parity import ExportParity
 from rrmsdk.schema.report import Check, Report
 
 if TYPE_CHECKING:
@@ -164,6 +165,25 @@ def certified(found: Certified) -> Table:
     )
     columns = ("L2 radius", TEXT), ("certified, at least", NUMBER), ("95 % interval", NUMBER)
     return Table("certified accuracy of the smoothed classifier", columns, tuple(rows), narrow=True)
+
+
+def graphs(found: Mapping[str, ExportParity]) -> Table:
+    """A line for each exported graph, beside the network under the same attacks."""
+    rows = []
+    for name, one in found.items():
+        gap = f"{max(one.clean.max_abs, one.attacked.max_abs):.2g}"
+        robust = one.robust
+        if robust is None:
+            rows.append(Row((name, one.precision, gap, "not measured", "", "")))
+            continue
+        told = (f"{percent(robust.graph.robust)} ({percent(robust.network.robust)})", f"{robust.margin * 100:g}")
+        clean = f"{percent(robust.graph.clean)} ({percent(robust.network.clean)})"
+        rows.append(Row((name, one.precision, gap, clean, *told)))
+    columns = (
+        ("graph", TEXT), ("precision", TEXT), ("largest gap of a logit", NUMBER), ("clean (network)", NUMBER),
+        ("robust (network)", NUMBER), ("may fall by, points", NUMBER),
+    )  # fmt: skip
+    return Table("exported graphs", columns, tuple(rows))
 
 
 def provenance(card: Card, report: Report, written_by: str) -> Table:

@@ -85,6 +85,7 @@ def test_the_file_says_what_a_server_must_know(exported: Bundle) -> None:
         "labels": json.dumps(["zero", "one", "two", "three", "four"]),
         "input_range": "[0, 1]",
         "normaliser": "inside",
+        "precision": "fp32",
         "threat": "linf:1/10",
         "licence": "apache-2.0",
     }

@@ -192,3 +192,22 @@ def test_every_figure_is_one_that_plotly_knows(looked):
         for name, colour in PALETTES["dark"].items():
             text = text.replace(f'"{name}"', f'"{colour}"')
         go.Figure(json.loads(text))
+
+
+# Exported graphs
+
+
+def test_each_exported_graph_is_beside_the_network_under_the_same_attacks(tmp_path):
+    bundle = rrmsdk.pull(TEACHER, tmp_path / "own")
+    for precision in ("fp32", "int8"):
+        bundle = rrmsdk.export(bundle, precision=precision, images=10, queries=5, quiet=True)
+    page, _ = written(bundle, tmp_path)
+    assert "Exported graphs" in page.words
+    assert "onnx/model.onnxfp32" in page.words
+    assert "onnx/model_int8.onnxint8" in page.words
+    assert "10 images, linf:1/10" in page.words
+
+
+def test_a_bundle_without_graphs_has_no_section_of_them(tmp_path):
+    page, _ = written(rrmsdk.pull(TEACHER, tmp_path / "own"), tmp_path)
+    assert "Exported graphs" not in page.words

@@ -1,0 +1,91 @@
+"""The verb that writes a graph of a bundle's network into it, after it withstood what the network withstands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rrmsdk.errors import FieldError, MismatchError
+from rrmsdk.opening import data_of, images_of, needs_torch, owned
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.data import DataSpec
+
+GOLDEN = 71  # images of the comparison of logits: one batch of 64, one of 7
+
+
+def export(
+    model: str | Path | Bundle,
+    *,
+    onnx: bool = True,
+    precision: str = "fp32",
+    target: str = "cpu",
+    data: str | DataSpec | Mapping[str, Any] | None = None,
+    images: int = 200,
+    queries: int = 500,
+    margin: float = 0.01,
+    calibration: int = 256,
+    seed: int = 0,
+    triton: str | Path | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+) -> Bundle:
+    """Write a graph into `onnx/` of a bundle, after it was compared with the network on clean and attacked images.
+
+    Whatever its precision, network and graph meet the same attacks: AutoPGD on the network, replayed on the graph, then
+    noise and Square on each of them alone. What both withstand is in `onnx/parity*.json`.
+
+    Args:
+        model, out: as in `verify`.
+        precision: `fp32` (model.onnx), `fp16` (model_fp16.onnx) or `int8` (model_int8.onnx).
+        target: `cpu` or `tensorrt`, which takes another int8 (model_int8_tensorrt.onnx); judged on the CPU all the
+            same.
+        images: of the test split, from its start, for the attacks; 0: all.
+        queries: of Square, for each image.
+        margin: by how much robust accuracy may fall: 0.01 is one point, two images of 200.
+        calibration: train images that decide the ranges of int8.
+        seed: of the attacks, and of which train images.
+        triton: a folder that becomes, or is, a model repository for Triton; the graph is put into it as the newest
+            version of its model.
+
+    Raises:
+        ParityError: the graph and the network disagree, or its robust accuracy fell by more than the margin; the
+            bundle is as it was.
+        MismatchError: the model that is in `triton` takes other images.
+        FieldError, ExportError, MissingExtraError, SaveError
+    """
+    needs_torch("export")
+    import torch.nn.functional as F
+
+    from rrmsdk import data as rooms
+    from rrmsdk import models
+    from rrmsdk.attacks.pgd import pgd
+    from rrmsdk.exports import Calibrating, Trial, Variant, export_onnx, variants
+    from rrmsdk.exports.triton import write_repository
+    from rrmsdk.training.log import progress
+
+    if not onnx:
+        raise MismatchError("nothing to export: onnx=True is the one format so far")
+    variants.check(precision, target)
+    for name, number, least in (("images", images, 0), ("queries", queries, 1), ("calibration", calibration, 1)):
+        if number < least:
+            raise FieldError(f"{name} = {number}: {least} is the least")
+    if not 0 <= margin <= 1:
+        raise FieldError(f"margin = {margin}: a share of the images, such as 0.01 for one point")
+    bundle = owned(model, out)
+    found = images_of(data_of(bundle, data), bundle)
+    network = models.from_bundle(bundle).eval()
+    golden = found.test.take(min(GOLDEN, len(found.test)))
+    clean, labels = rooms.to_unit(golden.pixels), golden.labels
+    attacked = pgd(lambda x: F.cross_entropy(network(x), labels, reduction="sum"), clean, bundle.card.threat, steps=10)
+    calibrating = Calibrating(found, calibration, seed) if precision == "int8" else None
+    with progress(f"export {bundle.card.name}", quiet) as bar:
+        trial = Trial(
+            found, bundle.card.threat, images=images, queries=queries, margin=margin, seed=seed,
+            progress=lambda name, done, of: bar(done, of, name),
+        )  # fmt: skip
+        variant = Variant(precision, target, calibrating)  # type: ignore[arg-type]  (checked above)
+        exported = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
+    if triton is not None:
+        write_repository(exported, Path(triton), precision=precision, target=target)
+    return exported
