@@ -13,12 +13,13 @@ from torch import Tensor
 from rrmsdk import files, models
 from rrmsdk.errors import MismatchError, RrmError, SaveError
 from rrmsdk.exports.onnx import to_onnx
-from rrmsdk.exports.parity import ExportParity, Parity, check_parity
+from rrmsdk.exports.parity import check_parity
 from rrmsdk.runtime.session import open_session
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
+from rrmsdk.schema.parity import ExportParity, Parity
 
 __all__ = ["ExportParity", "Parity", "check_parity", "export_onnx", "to_onnx"]
 
