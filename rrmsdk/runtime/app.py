@@ -25,6 +25,8 @@ from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.service import LARGEST_FILE, Service
 
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")  # to everybody: they tell nothing of the model
+UNREAD = (408, 413, 415)  # statuses after which a client may still be sending
+MOST_DISCARDED, LINGER = 64 << 20, 2.0  # bytes and seconds of that which are waited for
 SHOWN = 10  # classes in the answer of /predict
 CLOSED = 499  # what logs call a request whose client left
 LOG = logging.getLogger("rrmsdk.serve")
@@ -80,7 +82,7 @@ class App:
         except body.Left:
             raise
         except Refused as exc:
-            await _refusal(exc)(scope, receive, send)
+            await _refuse(exc, scope, receive, send)
         except HTTPException as exc:
             said = {404: "there is nothing at this address", 405: "this address takes another method"}
             await as_json({"error": said.get(exc.status_code, "refused")}, exc.status_code)(scope, receive, send)
@@ -108,13 +110,19 @@ class App:
         }})  # fmt: skip
 
 
-def _refusal(exc: Refused) -> Response:
+async def _refuse(exc: Refused, scope: Any, receive: Any, send: Any) -> None:
     headers = {} if exc.retry_after is None else {"retry-after": str(exc.retry_after)}
     if exc.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if exc.status in (408, 413, 415):  # the rest of the body is not read
-        headers["connection"] = "close"
-    return as_json({"error": exc.says}, exc.status, headers)
+    response = as_json({"error": exc.says}, exc.status, headers)
+    if exc.status not in UNREAD:
+        await response(scope, receive, send)
+        return
+    response.headers["connection"] = "close"
+    await send({"type": "http.response.start", "status": exc.status, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    await body.discard(receive, MOST_DISCARDED, LINGER)
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def home(request: Request) -> Response:

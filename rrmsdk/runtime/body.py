@@ -38,6 +38,19 @@ async def read(receive: Receive, headers: Mapping[str, str], most: int, seconds:
         raise Refused(408, f"the request was not here within {seconds:g} s") from None
 
 
+async def discard(receive: Receive, most: int, seconds: float) -> None:
+    """Take the rest from a client that is still sending: a connection closed at once would lose it the answer."""
+    taken, more = 0, True
+    try:
+        async with asyncio.timeout(seconds):
+            while more and taken < most:
+                message = await receive()
+                more = message["type"] == "http.request" and message.get("more_body", False)
+                taken += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
 async def _whole(receive: Receive, inflate: _Inflate | None, most: int) -> bytes:
     parts, size, more = [], 0, True
     while more:
