@@ -11,13 +11,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import orjson
 import uvicorn
 
 from rrmsdk.errors import FieldError
 from rrmsdk.runtime.app import App
+from rrmsdk.runtime.door import Door
 from rrmsdk.runtime.service import Service
 
 CONNECTIONS = 1024  # at a time; more are answered 503
@@ -52,9 +55,10 @@ def running(service: Service, sock: socket.socket, ended: queue.SimpleQueue[int]
     Args:
         ended: is told 0 when the server ends for a reason of its own.
     """
+    door: Any = partial(Door, seconds=service.limits.timeout)  # called as a class is, which it is not
     config = uvicorn.Config(
-        App(service), lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        ws="none", limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, backlog=CONNECTIONS,
+        App(service), http=door, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, backlog=CONNECTIONS,
         timeout_graceful_shutdown=int(service.limits.timeout) + 1,
     )  # fmt: skip
     server = uvicorn.Server(config)

@@ -363,6 +363,26 @@ def test_a_body_that_is_not_announced_is_413_as_soon_as_it_is_too_large(served: 
     assert counted(served, "rrmsdk_requests_total", route="infer", status="413") >= 1
 
 
+def test_a_head_without_an_end_is_cut_off(served: Served) -> None:
+    with connected(served) as line:
+        line.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with pytest.raises(OSError, match=r"Connection reset|Broken pipe"):
+            line.sendall(b"x" * 50_000_000)
+
+
+def test_a_connection_that_says_nothing_is_cut_off(versions: Path) -> None:
+    with serving(models=versions, name="digits", timeout=0.05) as served, connected(served) as line:
+        assert line.recv(1) == b""
+
+
+def test_a_second_head_on_a_connection_has_no_more_time_than_the_first(versions: Path) -> None:
+    with serving(models=versions, name="digits", timeout=0.3) as served, connected(served) as line:
+        line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert line.recv(4096).startswith(b"HTTP/1.1 200 ")
+        line.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: ")
+        assert line.recv(1) == b""
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
 def test_a_small_body_that_inflates_to_a_large_one_is_413(served: Served, pack: Callable[[bytes], bytes]) -> None:
     bomb = pack(b" " * 50_000_000)
