@@ -45,6 +45,7 @@ from rrmsdk.schema.report import Report
 from rrmsdk.schema.signed import Signed
 from rrmsdk.schema.sweep import Sweep
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.serving import serve
 from rrmsdk.signing import sign, verify_signature
 from rrmsdk.sweeping import sweep
 from rrmsdk.verifying import verify
@@ -58,6 +59,6 @@ __all__ = [
     "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
     "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Signed",
     "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack", "bank", "certify",
-    "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "sign", "sweep",
-    "train", "transfer", "verify", "verify_signature", "zoo", "zoo_build", "zoo_check", "zoo_show",
+    "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "serve", "sign",
+    "sweep", "train", "transfer", "verify", "verify_signature", "zoo", "zoo_build", "zoo_check", "zoo_show",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,17 +83,23 @@ class Session:
 
 
 def open_session(
-    path: Path, *, provider: Provider = "cpu", threads: int | None = None, foreign: bool = False
+    path: Path,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    foreign: bool = False,
+    sha256: str | None = None,
 ) -> Session:
     """The ONNX file at `path`, ready to predict on the provider that was asked for, never on another.
 
     Args:
         threads: how many work on one batch; None: as many as there are cores.
         foreign: somebody else's will do: ends of any name, a fixed batch, older opsets.
+        sha256: that its bytes must have; None: any.
 
     Raises:
         DataError: there is no such file.
-        IntegrityError: not a whole, self-contained ONNX file of this library (see `gate`).
+        IntegrityError: not a whole, self-contained ONNX file of this library (see `gate`), or of another hash.
         MissingExtraError: no onnxruntime, or one that was built without this provider.
         ExportError: the provider did not start, or two builds of onnxruntime are installed over each other.
     """
@@ -100,11 +107,13 @@ def open_session(
     if provider not in _ASKED:
         raise FieldError(f"unknown provider '{provider}'. Known: {', '.join(_ASKED)}")
     content = gate.read_checked(path, foreign=foreign)
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise IntegrityError(f"{path} has sha256 {found}, promised was {sha256}. Pull it again, or export it again")
     ort = _onnxruntime(provider)
     engine = _start(ort, path, content, provider, threads)
     input_shape, classes, ends, fixed = (_any_signature if foreign else _signature)(path, engine)
-    found = engine.get_modelmeta().custom_metadata_map
-    ours = {name.removeprefix(PREFIX): text for name, text in found.items() if name.startswith(PREFIX)}
+    written = engine.get_modelmeta().custom_metadata_map
+    ours = {name.removeprefix(PREFIX): text for name, text in written.items() if name.startswith(PREFIX)}
     return Session(path, provider, input_shape, classes, ours, engine, ends, fixed)
 
 

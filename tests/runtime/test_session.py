@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rrmsdk import files
 from rrmsdk.errors import DataError, ExportError, IntegrityError, MismatchError, MissingExtraError
 from rrmsdk.runtime.session import Session, open_session
 
@@ -90,6 +91,13 @@ def test_one_pixel_out_of_range_is_refused_with_the_range_shown(session: Session
     pixels[0, 0, 0, 0] = wrong
     with pytest.raises(DataError, match=rf"pixels lie in .*{shown}.*, the network takes \[0, 1\]"):
         session.predict(pixels)
+
+
+def test_bytes_of_another_hash_than_promised_are_refused(written: Written) -> None:
+    path = written()
+    assert open_session(path, sha256=files.sha256(path)).classes == 3
+    with pytest.raises(IntegrityError, match=rf"model.onnx has sha256 {files.sha256(path)}, promised was {'0' * 64}"):
+        open_session(path, sha256="0" * 64)
 
 
 def test_a_graph_of_other_names_is_refused(written: Written) -> None:

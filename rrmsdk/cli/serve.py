@@ -1,0 +1,48 @@
+"""The verb that serves a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import rrmsdk
+from rrmsdk.cli.app import app
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(help="An exported bundle, as in the other commands. None: the newest of --models.")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of versions to change between: DIR/VERSION/, each a bundle.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model in addresses. Default: as in its card.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Tokens, one a line, that clients have to show. It may change meanwhile.")
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None, typer.Option(help="Tokens of those who may load, pin and roll back versions. Default: nobody may.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without tokens.")] = False,
+    provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="On one batch. Default: as many as there are cores.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Images that run together, and of one request.")] = 64,
+    max_queue: Annotated[int, typer.Option(help="Images that may wait; beyond, clients are answered 503.")] = 1024,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request is answered 504.")] = 10.0,
+    max_body: Annotated[
+        int | None, typer.Option(help="Bytes of a request. Default: what --max-batch images take as JSON.")
+    ] = None,
+    drain: Annotated[float, typer.Option(help="Seconds of 'not ready' between SIGTERM and the end.")] = 2.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
+) -> None:
+    """Answer over HTTP, in the Open Inference Protocol v2 and for images, until SIGTERM or Ctrl-C."""
+    rrmsdk.serve(
+        model, models=models, name=name, host=host, port=port, token_file=token_file,
+        admin_token_file=admin_token_file, insecure=insecure, provider=provider, threads=threads, max_batch=max_batch,
+        max_queue=max_queue, timeout=timeout, max_body=max_body, drain=drain, quiet=quiet,
+    )  # fmt: skip

@@ -1,0 +1,167 @@
+"""The server as an ASGI application: who may come in, what every answer carries, what is told of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route, Router
+
+from rrmsdk.runtime import body, images, page, protocol
+from rrmsdk.runtime.metrics import LOW_MARGIN, margins, softmax
+from rrmsdk.runtime.protocol import as_json, service_of
+from rrmsdk.runtime.refused import Refused
+from rrmsdk.runtime.service import LARGEST_FILE, Service
+
+OPEN = ("/", "/v2/health/live", "/v2/health/ready")  # to everybody: they tell nothing of the model
+UNREAD = (408, 413, 415)  # statuses after which a client may still be sending
+MOST_DISCARDED, LINGER = 64 << 20, 2.0  # bytes and seconds of that which are waited for
+SHOWN = 10  # classes in the answer of /predict
+CLOSED = 499  # what logs call a request whose client left
+LOG = logging.getLogger("rrmsdk.serve")
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+
+class App:
+    """The routes behind the door: tokens, request ids, errors, logs and counts."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        own = [
+            Route("/", home, methods=["GET"]),
+            Route("/card", card, methods=["GET"]),
+            Route("/predict", predict, methods=["POST"]),
+            Route("/metrics", metrics, methods=["GET"]),
+        ]
+        self._router = Router([*protocol.routes(), *own], redirect_slashes=False, lifespan=self._lifespan)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+        async with self.service.batcher:
+            yield
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        scope["app"] = self
+        began, headers, status = time.perf_counter(), Headers(scope=scope), CLOSED
+        wished = headers.get("x-request-id", "")
+        scope["request_id"] = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
+
+        async def answering(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._seal(MutableHeaders(raw=message["headers"]), scope["request_id"])
+            await send(message)
+
+        try:
+            await self._admitted(scope, headers, receive, answering)
+        except body.Left:
+            status = CLOSED
+        finally:
+            self._tell(scope, status, time.perf_counter() - began)
+
+    async def _admitted(self, scope: Any, headers: Headers, receive: Any, send: Any) -> None:
+        try:
+            if scope["path"] not in OPEN and not self.service.access.may_ask(headers.get("authorization")):
+                raise Refused(401, "this server wants a token: Authorization: Bearer TOKEN")
+            await self._router(scope, receive, send)
+        except body.Left:
+            raise
+        except Refused as exc:
+            await _refuse(exc, scope, receive, send)
+        except HTTPException as exc:
+            said = {404: "there is nothing at this address", 405: "this address takes another method"}
+            await as_json({"error": said.get(exc.status_code, "refused")}, exc.status_code)(scope, receive, send)
+        except Exception:
+            LOG.exception("failed", extra={"fields": {"request": scope["request_id"], "path": scope["path"]}})
+            told = f"the server failed; its log says how, under request {scope['request_id']}"
+            await as_json({"error": told}, 500)(scope, receive, send)
+
+    def _seal(self, headers: MutableHeaders, request_id: str) -> None:
+        headers["x-request-id"] = request_id
+        headers["x-content-type-options"] = "nosniff"
+        headers.setdefault("cache-control", "no-store")
+        if self.service.stopping:
+            headers["connection"] = "close"
+
+    def _tell(self, scope: Any, status: int, seconds: float) -> None:
+        route = getattr(scope.get("endpoint"), "__name__", "none")
+        self.service.metrics.requests.labels(route, str(status)).inc()
+        self.service.metrics.seconds.labels(route).observe(seconds)
+        if status == 200 and route in ("live", "ready", "metrics"):
+            return
+        LOG.log(logging.INFO if status < 500 else logging.WARNING, "request", extra={"fields": {
+            "request": scope["request_id"], "method": scope["method"], "path": scope["path"], "status": status,
+            "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
+        }})  # fmt: skip
+
+
+async def _refuse(exc: Refused, scope: Any, receive: Any, send: Any) -> None:
+    headers = {} if exc.retry_after is None else {"retry-after": str(exc.retry_after)}
+    if exc.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    response = as_json({"error": exc.says}, exc.status, headers)
+    if exc.status not in UNREAD:
+        await response(scope, receive, send)
+        return
+    response.headers["connection"] = "close"
+    await send({"type": "http.response.start", "status": exc.status, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": True})
+    await body.discard(receive, MOST_DISCARDED, LINGER)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def home(request: Request) -> Response:
+    return HTMLResponse(page.HTML, headers={"content-security-policy": page.POLICY})
+
+
+async def card(request: Request) -> Response:
+    """What is known of the version that answers: the card, and what attacking it found."""
+    service = service_of(request)
+    served = service.store.find(None)
+    about = served.bundle.card.model_dump(mode="json", exclude={"files"})
+    report = served.report.model_dump(mode="json", exclude={"outcomes"}) if served.report else None
+    warning = served.report.warning() if served.report else ""
+    return as_json({
+        "model": service.name, "version": served.version, "sha256": served.sha256, "card": about, "report": report,
+        "warning": warning,
+    })  # fmt: skip
+
+
+async def predict(request: Request) -> Response:
+    """The classes of one PNG or JPEG file, sent as it is."""
+    service = service_of(request)
+    served = service.store.find(None)
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise Refused(415, "send the file itself, not a form: curl --data-binary @image.png")
+    encoded = await body.read(request.receive, request.headers, LARGEST_FILE, service.limits.timeout)
+    async with service.decoding:
+        pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
+    answer = await service.infer(served, pixels, request.receive, None)
+    probabilities = softmax(answer.logits.astype(np.float64))
+    (margin,), (shares,) = margins(probabilities), probabilities
+    order = np.argsort(-shares, kind="stable")[:SHOWN]
+    return as_json({
+        "model_name": service.name, "model_version": served.version, "id": request.scope["request_id"],
+        "label": served.labels[order[0]], "confidence": float(shares[order[0]]), "margin": float(margin),
+        "low_margin": bool(margin < LOW_MARGIN), "size": size,
+        "classes": [{"label": served.labels[at], "probability": float(shares[at])} for at in order],
+    })  # fmt: skip
+
+
+async def metrics(request: Request) -> Response:
+    return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,103 @@
+"""The body of a request, of which never more is kept than allowed, however it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from rrmsdk.runtime.refused import Refused
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+class Left(Exception):
+    """The client closed the connection: nobody reads an answer."""
+
+
+async def read(receive: Receive, headers: Mapping[str, str], most: int, seconds: float) -> bytes:
+    """All of it, inflated where it is gzip or deflate.
+
+    Args:
+        most: bytes, before and after inflating.
+        seconds: in which it has to be here.
+
+    Raises:
+        Refused: 400, 408, 413, 415.
+        Left
+    """
+    promised = headers.get("content-length", "")
+    if promised.isascii() and promised.isdecimal() and (len(promised) > 18 or int(promised) > most):
+        raise _too_large(most)
+    inflate = _inflater(headers.get("content-encoding", "identity").strip().lower(), most)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _whole(receive, inflate, most)
+    except TimeoutError:
+        raise Refused(408, f"the request was not here within {seconds:g} s") from None
+
+
+async def discard(receive: Receive, most: int, seconds: float) -> None:
+    """Take the rest from a client that is still sending: a connection closed at once would lose it the answer."""
+    taken, more = 0, True
+    try:
+        async with asyncio.timeout(seconds):
+            while more and taken < most:
+                message = await receive()
+                more = message["type"] == "http.request" and message.get("more_body", False)
+                taken += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+async def _whole(receive: Receive, inflate: _Inflate | None, most: int) -> bytes:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Left
+        part, more = message.get("body", b""), message.get("more_body", False)
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(inflate(part) if inflate else part)
+    if inflate:
+        inflate.finish()
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _Inflate:
+    """gzip or zlib, part by part; a bomb is noticed at `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._stream = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)  # 32: either header
+        self._most = self._room = most
+
+    def __call__(self, part: bytes) -> bytes:
+        try:
+            made = self._stream.decompress(part, self._room + 1)
+        except zlib.error:
+            raise Refused(400, "the body is not compressed as its Content-Encoding says") from None
+        self._room -= len(made)
+        if self._room < 0 or self._stream.unconsumed_tail:
+            raise _too_large(self._most)
+        if self._stream.unused_data:
+            raise Refused(400, "something follows the compressed body")
+        return made
+
+    def finish(self) -> None:
+        if not self._stream.eof:
+            raise Refused(400, "the compressed body is cut off")
+
+
+def _inflater(encoding: str, most: int) -> _Inflate | None:
+    if encoding in ("", "identity"):
+        return None
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        return _Inflate(most)
+    raise Refused(415, "Content-Encoding may be gzip or deflate")
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"the body is larger than {most} bytes, the most that is taken")

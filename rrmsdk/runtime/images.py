@@ -1,0 +1,48 @@
+"""A PNG or JPEG file that somebody sent, as pixels for the network."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rrmsdk.runtime.refused import Refused
+
+MOST_PIXELS = 16_000_000  # 48 MB once decoded
+
+
+def pixels(encoded: bytes, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """float32 [1, C, H, W] in [0, 1], and the file's own width and height.
+
+    An image of another size than the network's is cut to its proportions around the middle, and resized.
+
+    Raises:
+        Refused: 400, 413.
+    """
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise Refused(400, f"this model takes {channels} channels, which no image file has: use the infer address")
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many() from None
+    except (OSError, SyntaxError, ValueError):
+        raise Refused(400, "that is no PNG and no JPEG image") from None
+    if image.width * image.height > MOST_PIXELS:  # known from the header; nothing is decoded yet
+        raise _too_many()
+    if image.mode[0] in "IF":
+        raise Refused(400, "the image has more than 8 bits a channel: convert it to 8 bits first")
+    try:
+        image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, ZeroDivisionError):
+        raise Refused(400, "the image is cut off or damaged") from None
+    size = image.size
+    if size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    flat = np.asarray(image, np.uint8).reshape(height, width, channels)
+    return np.ascontiguousarray(flat.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255), size
+
+
+def _too_many() -> Refused:
+    return Refused(413, f"the image has more than {MOST_PIXELS} pixels: make it smaller first")

@@ -1,0 +1,139 @@
+"""What the server counts, for Prometheus and for the protocol's statistics."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from rrmsdk.runtime.batcher import Answer
+from rrmsdk.runtime.served import Served
+
+LOW_MARGIN = 0.1  # between the two largest probabilities
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_MARGINS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+@dataclass
+class Statistics:
+    """Of one version, since the server started; times in nanoseconds."""
+
+    images: int = 0
+    requests: int = 0
+    failed: int = 0
+    waited: int = 0
+    took: int = 0
+    last: int = 0  # milliseconds since 1970
+    batches: Tally[int] = field(default_factory=Tally)
+    batches_took: Tally[int] = field(default_factory=Tally)
+
+    def told(self, name: str, version: str) -> dict[str, Any]:
+        """As Triton's statistics extension has it; what is not measured apart is 0."""
+
+        def spent(count: int, nanoseconds: int) -> dict[str, int]:
+            return {"count": count, "ns": nanoseconds}
+
+        done, nothing = self.requests, spent(0, 0)
+        sizes = sorted(self.batches)
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": self.last,
+            "inference_count": self.images,
+            "execution_count": sum(self.batches.values()),
+            "inference_stats": {
+                "success": spent(done, self.waited + self.took), "fail": spent(self.failed, 0),
+                "queue": spent(done, self.waited), "compute_input": nothing, "compute_infer": spent(done, self.took),
+                "compute_output": nothing, "cache_hit": nothing, "cache_miss": nothing,
+            },
+            "batch_stats": [
+                {
+                    "batch_size": size, "compute_input": nothing, "compute_output": nothing,
+                    "compute_infer": spent(self.batches[size], self.batches_took[size]),
+                }
+                for size in sizes
+            ],
+        }  # fmt: skip
+
+
+class Metrics:
+    """One server's; nothing is kept in the process' own registry."""
+
+    def __init__(self, waiting: Callable[[], float]) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.versions: dict[str, Statistics] = {}
+        self.requests = Counter("rrmsdk_requests", "Answered requests", ("route", "status"), registry=registry)
+        self.seconds = Histogram(
+            "rrmsdk_request_seconds", "From the head of a request to its answer", ("route",), buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        Gauge("rrmsdk_queue_images", "Images that wait for the network", registry=registry).set_function(waiting)
+        self.queue = Histogram("rrmsdk_queue_seconds", "Time in the queue", buckets=_SECONDS, registry=registry)
+        self.network = Histogram("rrmsdk_batch_seconds", "Time of a batch", buckets=_SECONDS, registry=registry)
+        self.batch = Histogram("rrmsdk_batch_images", "Images of a batch", buckets=_SIZES, registry=registry)
+        labels = ("version", "label")
+        self.classes = Counter("rrmsdk_predictions", "Images by predicted class", labels, registry=registry)
+        self.margin = Histogram(
+            "rrmsdk_margin", "Difference of the two largest probabilities", ("version",), buckets=_MARGINS,
+            registry=registry,
+        )  # fmt: skip
+        self.low = Counter(
+            "rrmsdk_low_margin", f"Images of a margin below {LOW_MARGIN}", ("version",), registry=registry
+        )
+        self.bad = Counter(
+            "rrmsdk_bad_pixels", "Requests with pixels that are NaN or outside [0, 1]", registry=registry
+        )
+        self.swaps = Counter("rrmsdk_swaps", "Loads and rollbacks of a version", ("outcome",), registry=registry)
+        self.serving = Gauge("rrmsdk_serving", "1 for the version that answers", ("version",), registry=registry)
+
+    def of(self, version: str) -> Statistics:
+        return self.versions.setdefault(version, Statistics())
+
+    def failed(self, served: Served) -> None:
+        self.of(served.version).failed += 1
+
+    def answered(self, served: Served, answer: Answer) -> None:
+        about, images = self.of(served.version), len(answer.logits)
+        about.images += images
+        about.requests += 1
+        about.waited += int(answer.waited * 1e9)
+        about.took += int(answer.took * 1e9)
+        about.last = time.time_ns() // 1_000_000
+        self.queue.observe(answer.waited)
+        if answer.leads:
+            about.batches[answer.batch] += 1
+            about.batches_took[answer.batch] += int(answer.took * 1e9)
+            self.batch.observe(answer.batch)
+            self.network.observe(answer.took)
+        probabilities = softmax(answer.logits)
+        for label in probabilities.argmax(axis=1):
+            self.classes.labels(served.version, served.labels[label]).inc()
+        for margin in margins(probabilities):
+            self.margin.labels(served.version).observe(margin)
+            if margin < LOW_MARGIN:
+                self.low.labels(served.version).inc()
+
+    def now_serving(self, version: str | None) -> None:
+        self.serving.clear()
+        if version is not None:
+            self.serving.labels(version).set(1)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def margins(probabilities: np.ndarray) -> np.ndarray:
+    """Of each image: how far the largest probability is above the second."""
+    second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
+    return first - second

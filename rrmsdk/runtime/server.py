@@ -1,0 +1,141 @@
+"""A socket, the application behind it in a thread of its own, and an orderly end."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import orjson
+import uvicorn
+
+from rrmsdk.errors import FieldError
+from rrmsdk.runtime.app import App
+from rrmsdk.runtime.door import Door
+from rrmsdk.runtime.service import Service
+
+CONNECTIONS = 1024  # at a time; more are answered 503
+KEEP_ALIVE = 30  # seconds that an idle connection is kept
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that connections can wait at. Raises FieldError: the port or the host cannot be had."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind)
+    except (OSError, UnicodeError) as exc:
+        raise FieldError(f"host '{host}' is none of this machine's: {exc}") from exc
+    try:
+        if sys.platform != "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(CONNECTIONS)
+    except (OSError, OverflowError) as exc:
+        sock.close()
+        why = getattr(exc, "strerror", None) or exc
+        raise FieldError(
+            f"port {port} on {host} cannot be had: {why}. Take another: --port 0 finds a free one"
+        ) from exc
+    return sock
+
+
+@contextmanager
+def running(service: Service, sock: socket.socket, ended: queue.SimpleQueue[int] | None = None) -> Iterator[str]:
+    """The service answers at the address that is given back; at the end what is being answered is finished.
+
+    Args:
+        ended: is told 0 when the server ends for a reason of its own.
+    """
+    door: Any = partial(Door, seconds=service.limits.timeout)  # called as a class is, which it is not
+    config = uvicorn.Config(
+        App(service), http=door, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, backlog=CONNECTIONS,
+        timeout_graceful_shutdown=int(service.limits.timeout) + 1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+
+    def run() -> None:
+        try:
+            server.run([sock])
+        finally:
+            if ended is not None:
+                ended.put(0)
+
+    thread = threading.Thread(target=run, name="rrmsdk-server")
+    thread.start()
+    try:
+        host, port = sock.getsockname()[:2]
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        sock.close()
+
+
+def until_stopped(service: Service, sock: socket.socket, drain: float) -> None:
+    """Serve until SIGTERM or SIGINT; then say 'not ready' for `drain` seconds, finish, end. A second one hurries."""
+    stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # the one queue that a signal handler may put into
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stops.put(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with running(service, sock, stops) as url:
+            say("serving", url=url, model=service.name, version=service.version)
+            if stops.get():
+                service.stopping = True
+                say("stopping", drain=drain)
+                with suppress(queue.Empty):
+                    stops.get(timeout=drain)
+        say("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(what: str, **fields: object) -> None:
+    logging.getLogger("rrmsdk.serve").info(what, extra={"fields": fields})
+
+
+class _Lines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            told["trace"] = self.formatException(record.exc_info)
+        return orjson.dumps(told, default=str).decode()
+
+
+@contextmanager
+def logs(quiet: bool) -> Iterator[None]:
+    """On stderr, as JSON. quiet: warnings and errors alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    loggers = [logging.getLogger("rrmsdk.serve"), logging.getLogger("uvicorn.error")]
+    for logger, level in zip(loggers, (logging.WARNING if quiet else logging.INFO, logging.WARNING), strict=True):
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True

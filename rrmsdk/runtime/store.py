@@ -1,0 +1,200 @@
+"""Versions of one model: which there are, which are loaded, which one answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rrmsdk import files
+from rrmsdk.errors import DataError, MismatchError, RrmError, SaveError
+from rrmsdk.runtime.refused import Refused
+from rrmsdk.runtime.served import Opening, Served, open_served
+from rrmsdk.schema import bundle as bundles
+
+PIN = "pinned"  # in the folder of versions; its text is the one that answers
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Store:
+    """The versions in `root/VERSION/`, and `first`, a bundle that was named; each may be None, not both.
+
+    A version is loaded and tried before it takes the place of another, and is given up where that fails. The one that
+    answered before stays loaded, for rolling back and for clients that name it.
+
+    loaded: the first one answers whoever names no version.
+    failed: why a version could not be loaded, by version.
+    """
+
+    def __init__(self, first: Path | None, root: Path | None, opening: Opening, *, keep: int = 2) -> None:
+        self.loaded: tuple[Served, ...] = ()
+        self.failed: dict[str, str] = {}
+        self._first, self._root, self._opening, self._keep = first, root, opening, keep
+        self._alone = asyncio.Lock()
+
+    @property
+    def pinned(self) -> str | None:
+        """The version that stays until it is unpinned."""
+        path = self._root / PIN if self._root else None
+        return path.read_text().strip() if path and path.is_file() else None
+
+    def begin(self) -> Served:
+        """Load what answers at first: the pinned version, else the bundle that was named, else the newest version.
+
+        Raises:
+            As `open_served`; DataError: there is no version at all.
+        """
+        pinned = self.pinned
+        if self._root is not None and not self._root.is_dir():
+            raise DataError(f"{self._root}, the folder of versions, is not there")
+        if pinned is not None and pinned not in self.versions():
+            raise DataError(f"{self._root}/{PIN} names version {pinned}, which is not there. Mend or delete that file")
+        version = pinned or (None if self._first else self._newest())
+        place = self._root / version if self._root and version else self._first
+        assert place is not None
+        served = open_served(place, version, self._opening)
+        self.loaded = (served,)
+        return served
+
+    def find(self, version: str | None) -> Served:
+        """A loaded version; None: the one that answers. Raises Refused (404)."""
+        for served in self.loaded:
+            if version in (None, served.version):
+                return served
+        names = ", ".join(served.version for served in self.loaded)
+        raise Refused(404, f"no such version is loaded; loaded: {names or 'none'}")
+
+    def versions(self) -> list[str]:
+        """All in the folder, oldest first: numbers in a name count as numbers."""
+        if self._root is None or not self._root.is_dir():
+            return []
+        names = [place.name for place in self._root.iterdir() if VERSION.fullmatch(place.name)]
+        return sorted((name for name in names if bundles.is_bundle(self._root / name)), key=_natural)
+
+    async def load(self, version: str | None, pin: bool | None) -> Served:
+        """Let `version` answer; None: the newest, or what the named bundle's folder holds now.
+
+        Args:
+            pin: True: until it is unpinned; False: unpin; None: as it is.
+
+        Raises:
+            Refused: 404, there is no such version; 409, it cannot be served, or another one is pinned. Nothing changed.
+        """
+        async with self._alone:
+            self._may_change(version, pin)
+            wanted = version or self._next(pin)
+            place, name = self._place(wanted)
+            try:
+                served = await asyncio.to_thread(open_served, place, name, self._opening)
+                _same_kind(served, self.loaded)
+                self._keep_pin(served.version, pin)
+            except RrmError as exc:
+                reason = self._without_places(exc)
+                if wanted is not None:
+                    self.failed[wanted] = reason
+                stays = f"; version {self.loaded[0].version} stays" if self.loaded else ""
+                raise Refused(409, f"{reason}{stays}") from exc
+            self.failed.pop(served.version, None)
+            others = tuple(one for one in self.loaded if one.version != served.version)
+            self.loaded = (served, *others)[: self._keep]
+            return served
+
+    async def roll_back(self, pin: bool | None) -> Served:
+        """Let the version answer that did before. Raises Refused (409): none did, or one is pinned."""
+        async with self._alone:
+            if len(self.loaded) < 2:
+                raise Refused(409, "there is no version to go back to")
+            now, before, *others = self.loaded
+            self._may_change(before.version, pin)
+            self._keep_pin(before.version, pin)
+            self.loaded = (before, now, *others)
+            return before
+
+    async def unload(self, version: str | None) -> None:
+        """Take one version out of service; None: all. What waits for it is still answered. Raises Refused (404)."""
+        async with self._alone:
+            if version is not None:
+                self.find(version)
+            self.loaded = tuple(one for one in self.loaded if version not in (None, one.version))
+
+    def index(self) -> list[tuple[str, bool, str]]:
+        """Version, whether it is loaded, and why not where that failed."""
+        loaded = [served.version for served in self.loaded]
+        known = [*loaded, *(one for one in reversed(self.versions()) if one not in loaded)]
+        known += [version for version in self.failed if version not in known]
+        return [(version, version in loaded, self.failed.get(version, "")) for version in known]
+
+    def _next(self, pin: bool | None) -> str | None:
+        """The version meant by who names none; None: the bundle that was named. Raises Refused (404)."""
+        pinned, found = self.pinned, self.versions()
+        if pin is None and pinned is not None:
+            return pinned
+        if not found and self._first is None:
+            raise Refused(404, "there is no version")
+        return found[-1] if found else None
+
+    def _place(self, version: str | None) -> tuple[Path, str | None]:
+        """Where a version lies; never outside of `root`. Raises Refused (404)."""
+        if version is None:
+            assert self._first is not None
+            return self._first, None
+        if not VERSION.fullmatch(version):
+            raise Refused(404, "a version is 1 to 64 letters, digits, '.', '_' and '-'")
+        if self._root is not None:
+            place = self._root / version
+            if bundles.is_bundle(place) and place.resolve().parent == self._root.resolve():
+                return place, version
+        for served in self.loaded:  # the bundle that was named has no folder in `root`
+            if served.version == version and served.bundle.path == self._first:
+                return served.bundle.path, None
+        raise Refused(404, f"there is no version {version}")
+
+    def _newest(self) -> str:
+        found = self.versions()
+        if not found:
+            raise DataError(f"{self._root} holds no version: each is a bundle in a folder of its own, {self._root}/1")
+        return found[-1]
+
+    def _may_change(self, version: str | None, pin: bool | None) -> None:
+        """Raises Refused (409)."""
+        pinned = self.pinned
+        if pin is not None and self._root is None:
+            raise Refused(409, "only versions in a folder of versions can be pinned: rrmsdk serve --models DIR")
+        if pin is None and pinned is not None and version not in (None, pinned):
+            raise Refused(409, f"version {pinned} is pinned. Unpin it with the same call: the parameter pin = false")
+
+    def _keep_pin(self, version: str, pin: bool | None) -> None:
+        """Raises SaveError."""
+        if self._root is None or pin is None:
+            return
+        if pin:
+            files.write_text(self._root / PIN, version + "\n")
+            return
+        try:
+            (self._root / PIN).unlink(missing_ok=True)
+        except OSError as exc:
+            raise SaveError(f"could not unpin: {exc.strerror}") from exc
+
+    def _without_places(self, exc: RrmError) -> str:
+        """An error of ours for a client: what lies here is not to be seen there."""
+        text = " ".join(str(exc).split())
+        for place, name in ((self._root, "versions"), (self._first, "bundle")):
+            if place is not None:
+                text = text.replace(str(place), name)
+        return re.sub(r"(?<![\w.:/])/[^\s,;:'\"()]+", "...", text)
+
+
+def _same_kind(served: Served, loaded: Sequence[Served]) -> None:
+    """Clients of a model rely on its ends. Raises MismatchError."""
+    if not loaded:
+        return
+    now, new = loaded[0], served.session.input_shape
+    if new != now.session.input_shape:
+        raise MismatchError(f"it takes images {list(new)}, version {now.version} {list(now.session.input_shape)}")
+    if served.labels != now.labels:
+        raise MismatchError(f"its labels are others than those of version {now.version}, or in another order")
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
