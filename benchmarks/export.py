@@ -108,7 +108,8 @@ def report(args: argparse.Namespace, tables: dict[str, list[Measured]]) -> str:
 {hardware(torch.device("cpu"))}; {known}, onnxruntime {version("onnxruntime")}, onnx {version("onnx")}. {args.note}
 Speed: times that of fp32, median of {args.rounds} rounds (least to greatest); a round asks every graph for the same
 images, for {LEAST} s of fp32. Robust: the network under AutoPGD, noise and Square ({args.queries} queries), the graph
-under what was found on the network, noise and Square on itself. `int8 tensorrt` is made for TensorRT and runs here on the CPU all the same.
+under what was found on the network, noise and Square on itself. `int8 tensorrt` is made for TensorRT and runs here on
+the CPU all the same.
 
 {parts}
 Command: `python -m benchmarks.export {shlex.join(sys.argv[1:])}`

@@ -18,7 +18,7 @@ from rrmsdk.errors import ParityError
 from rrmsdk.runtime.session import Session
 from rrmsdk.schema.parity import Judged, RobustParity
 from rrmsdk.schema.recipe import VerifySpec
-from rrmsdk.schema.report import ROBUST, Report
+from rrmsdk.schema.report import Report
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import provenance, saved
 from rrmsdk.verification.attacking import Progress
@@ -97,21 +97,23 @@ def _judge(
 
 
 def _further(network: nn.Module, found: saved.Adversarial, trial: Trial) -> Tensor:
-    """The images that broke the network, each as the one of two that misleads it more; the others as they are."""
-    natural = trial.data.test.take(trial.images or len(trial.data.test))
-    clean, pixels = to_unit(natural.pixels), found.pixels.clone()
-    broken = torch.tensor([outcome != ROBUST for outcome in found.outcomes]).nonzero().flatten()
+    """Of each image, what was found or where PGD climbs to from there, whichever misleads the network more.
+
+    What the network withstands is climbed as well: where it does so by little, its graph may not.
+    """
+    natural = to_unit(trial.data.test.take(len(found.labels)).pixels)
+    parts = zip(*(all_.split(trial.batch) for all_ in (natural, found.pixels, found.labels)), strict=True)
+    misleading = []
     with judging(network, trial.seed):
-        for at in broken.split(trial.batch):
-            y, start = found.labels[at], pixels[at]
+        for x, start, y in parts:
             climbed = pgd(
-                lambda x, y=y: F.cross_entropy(network(x), y, reduction="sum"), clean[at], trial.threat,
-                steps=FURTHER, start=start,
+                lambda x, y=y: F.cross_entropy(network(x), y, reduction="sum"), x, trial.threat, steps=FURTHER,
+                start=start,
             )  # fmt: skip
             with torch.no_grad():
                 better = margin(network(climbed), y) > margin(network(start), y)
-            pixels[at] = torch.where(better.view(-1, 1, 1, 1), climbed, start)
-    return pixels
+            misleading.append(torch.where(better.view(-1, 1, 1, 1), climbed, start))
+    return torch.cat(misleading)
 
 
 def _shares(report: Report) -> Judged:

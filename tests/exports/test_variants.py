@@ -27,6 +27,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.parity import RobustParity
 
 QUICK = {"images": 40, "queries": 20, "quiet": True}
 KINDS = {
@@ -281,17 +282,27 @@ def fitted() -> Linear:
     return model.eval()
 
 
-def test_a_graph_that_is_right_without_an_attack_and_not_under_it_is_refused(tmp_path: Path) -> None:
-    to_onnx(fitted(), tmp_path / "natural.onnx", metadata={})
+def in_its_place(other: nn.Module, folder: Path, margin: float, queries: int) -> RobustParity:
+    """The graph of another network in the place of the embedded teacher's."""
+    to_onnx(other, folder / "other.onnx", metadata={})
     bundle = rrmsdk.pull("hub:digits-cnn-linf")
-    trial = Trial(DIGITS, bundle.card.threat, images=40, queries=100)
-    with pytest.raises(ParityError, match=r"natural\.onnx keeps .*clean 0\.9\d+ and"):
-        check_robust(
-            models.from_bundle(bundle),
-            bundle.card.files[bundles.WEIGHTS],
-            open_session(tmp_path / "natural.onnx"),
-            trial,
-        )
+    trial = Trial(DIGITS, bundle.card.threat, images=40, queries=queries, margin=margin)
+    weights, session = bundle.card.files[bundles.WEIGHTS], open_session(folder / "other.onnx")
+    return check_robust(models.from_bundle(bundle), weights, session, trial)
+
+
+def test_a_graph_that_is_right_without_an_attack_and_not_under_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"other\.onnx keeps .*clean 0\.9\d+ and"):
+        in_its_place(fitted(), tmp_path, 0.01, queries=100)
+
+
+def test_images_that_the_network_withstands_by_little_are_replayed_too(tmp_path: Path) -> None:
+    twin = rrmsdk.load("hub:digits-cnn-linf")
+    last = [one for one in twin.modules() if isinstance(one, nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias[8] += 5.0  # every border to the eights is nearer
+    kept = in_its_place(twin, tmp_path, 1.0, queries=1)
+    assert kept.graph.replayed < kept.network.replayed - 0.05
 
 
 @pytest.mark.parametrize(
