@@ -411,7 +411,7 @@ def test_a_body_that_is_compressed_wrongly_is_refused(
 
 
 def test_a_body_that_does_not_come_is_408(versions: Path) -> None:
-    with serving(models=versions, name="digits", timeout=0.05) as served, connected(served) as line:
+    with serving(models=versions, name="digits", timeout=0.3) as served, connected(served) as line:
         line.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
         assert line.recv(4096).startswith(b"HTTP/1.1 408 ")
 
