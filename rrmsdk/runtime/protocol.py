@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from rrmsdk.runtime.served import Served
 from rrmsdk.runtime.service import SMALL, Service
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+LOG = logging.getLogger("rrmsdk.serve")
 PLATFORM = "onnxruntime_onnx"
 
 
@@ -153,10 +155,12 @@ async def unload(request: Request) -> Response:
 async def _swapped(service: Service, swap: Any) -> Response:
     try:
         served = await swap
-    except Refused:
+    except Refused as exc:
         service.metrics.swaps.labels("refused").inc()
+        LOG.warning("no swap", extra={"fields": {"reason": str(exc.__cause__ or exc)}})  # with the places, for us alone
         raise
     service.metrics.swaps.labels("done").inc()
+    LOG.info("swapped", extra={"fields": {"version": served.version, "sha256": served.sha256}})
     service.metrics.now_serving(service.version)
     return as_json({"name": service.name, "version": served.version, "sha256": served.sha256})
 

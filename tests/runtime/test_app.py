@@ -258,7 +258,7 @@ def test_swaps_under_load_fail_no_request_and_mix_no_versions(versions: Path, tm
         np.testing.assert_array_equal(answer, logits[version])
 
 
-def test_a_bad_version_is_told_why_and_the_old_one_answers_on(versions: Path, tmp_path: Path) -> None:
+def test_a_bad_version_is_told_why_and_the_old_one_answers_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "admin").write_text(ADMIN)
     root = tmp_path / "versions"
     make_served(root / "1", seed=1)
@@ -269,6 +269,8 @@ def test_a_bad_version_is_told_why_and_the_old_one_answers_on(versions: Path, tm
         assert status == 409
         assert told["error"].startswith("versions/2/onnx/model.onnx has sha256")
         assert str(tmp_path) not in told["error"]
+        (logged,) = [record.__dict__["fields"] for record in caplog.records if record.message == "no swap"]
+        assert str(root / "2") in logged["reason"]
         assert ask(served, "POST", "/v2/models/digits/infer", plain(some_digits(1)))[1]["model_version"] == "1"
         known = ask(served, "POST", "/v2/repository/index", b"", BEARER)[1]
         assert [(one["version"], one["state"]) for one in known] == [("1", "READY"), ("2", "UNAVAILABLE")]
@@ -409,7 +411,7 @@ def test_a_body_that_is_compressed_wrongly_is_refused(
 
 
 def test_a_body_that_does_not_come_is_408(versions: Path) -> None:
-    with serving(models=versions, name="digits", timeout=0.05) as served, connected(served) as line:
+    with serving(models=versions, name="digits", timeout=0.3) as served, connected(served) as line:
         line.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
         assert line.recv(4096).startswith(b"HTTP/1.1 408 ")
 

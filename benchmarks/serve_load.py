@@ -1,0 +1,432 @@
+"""What `rrmsdk serve` makes of a network: requests a second beside onnxruntime alone, swaps, and requests that do harm.
+
+The server is a process of its own, 32 clients are in this one. What is compared takes turns, with the same threads.
+
+    OMP_NUM_THREADS=1 python benchmarks/serve_load.py --rounds 7 --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import http.client
+import json
+import shlex
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rrmsdk import files, models
+from rrmsdk.exports import export_onnx
+from rrmsdk.runtime.session import Session, open_session
+from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
+from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.card import Card
+from rrmsdk.schema.data import DataInfo
+from rrmsdk.schema.model import ModelConfig
+from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.verification.provenance import hardware, result_file, version, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIENTS, BATCH, SWAPS = 32, 32, 60
+LABELS = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def main() -> None:
+    args = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        bundle = made(place / "versions" / "1", args.width)
+        made(place / "versions" / "2", args.width)
+        admin = place / "admin"
+        admin.write_text("admin-of-the-benchmark\n")
+        session, size = open_session(bundle.onnx, threads=args.threads), bundle.onnx.stat().st_size / 1e6
+        options = ["--models", place / "versions", "--name", "net", "--admin-token-file", admin]
+        with serving(args.threads, *options) as server:
+            rounds = [one_round(server, session, args.seconds) for _ in range(args.rounds + 1)][1:]
+            harm = [hurt(server, *case) for case in abuse(session)]
+        with serving(args.threads, *options) as server:
+            swaps = swapped(server, session)
+            stopped = ended(server, session)
+    path = result_file(args.out, "serve-load", torch.device("cpu"))
+    text = report(args, size, rounds, swaps, stopped, harm)
+    files.write_text(path, text)
+    print(text)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--threads", type=int, default=1, help="of onnxruntime, in the server and alone")
+    parser.add_argument("--width", type=float, default=0.25, help="of the ResNet-18")
+    parser.add_argument("--note", default="", help="what else ran on the machine")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result file")
+    return parser.parse_args()
+
+
+def made(folder: Path, width: float) -> Bundle:
+    """An exported ResNet-18 that was never trained: speed does not ask for that."""
+    config = ModelConfig(arch="resnet18", classes=10, input_size=32, width_mult=width)
+    torch.manual_seed(int(folder.name))
+    model = models.build_from(config).eval()
+    data = DataInfo(
+        name="cifar10", labels=LABELS, size=32, channels=3, train=1, validation=0, test=1, fingerprint="0",
+        encoding="raw",
+    )  # fmt: skip
+    value.write(config, folder / bundles.CONFIG)
+    models.save(model, folder / bundles.WEIGHTS)
+    card = Card(
+        name="net", model=config, data=data, threat=ThreatModel.parse("linf:8/255"), method={"name": "natural"},
+        rrmsdk_version="0", date="2026-01-01",
+    )  # fmt: skip
+    images = torch.rand(64, 3, 32, 32)
+    return export_onnx(bundles.seal(folder, card), model, images, images)
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def megabytes(self) -> float:
+        """Resident, now."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, str]:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as line:
+            line.request(method, path, body, headers or {})
+            got = line.getresponse()
+            return got.status, got.read().decode(errors="replace")
+
+
+@contextmanager
+def serving(threads: int, *options: object) -> Iterator[Server]:
+    command = [sys.executable, "-m", "rrmsdk", "serve", "--port", "0", "--threads", str(threads), "--max-batch", "32"]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([*command, *map(str, options)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        told = json.loads(process.stderr.readline())
+        reader = subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)  # the log is written, and nobody waits
+        try:
+            yield Server(process, int(told["url"].rpartition(":")[2]))
+        finally:
+            process.kill()
+            process.wait()
+            reader.wait()
+
+
+# Clients.
+
+
+def binary(session: Session, seed: int = 0) -> bytes:
+    """A request of one image, its pixels as bytes."""
+    pixels = np.random.default_rng(seed).random((1, *session.input_shape), dtype=np.float32)
+    head = json.dumps({
+        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape),
+                    "parameters": {"binary_data_size": pixels.nbytes}}],
+        "parameters": {"binary_data_output": True},
+    }).encode()  # fmt: skip
+    return _post(head + pixels.tobytes(), f"Inference-Header-Content-Length: {len(head)}\r\n")
+
+
+def plain(session: Session, seed: int = 0) -> bytes:
+    pixels = np.random.default_rng(seed).random((1, *session.input_shape), dtype=np.float32)
+    data = [float(text) for text in pixels.ravel().astype(str)]  # the shortest text of each float32
+    tensor = {"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape), "data": data}
+    return _post(json.dumps({"inputs": [tensor]}).encode(), "")
+
+
+def _post(body: bytes, headers: str) -> bytes:
+    return (
+        f"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    )
+
+
+@dataclass
+class Client(asyncio.Protocol):
+    """Sends its request again as soon as it is answered."""
+
+    request: bytes
+    seconds: list[float] = field(default_factory=list)
+    failed: int = 0
+    asking: bool = True
+    _got: bytes = b""
+    _sent: float = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.done = asyncio.get_running_loop().create_future()
+        self._ask()
+
+    def _ask(self) -> None:
+        self._got, self._sent = b"", time.perf_counter()
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        head, found, body = self._got.partition(b"\r\n\r\n")
+        if not found or len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
+            return
+        self.seconds.append(time.perf_counter() - self._sent)
+        self.failed += not head.startswith(b"HTTP/1.1 200 ")
+        if self.asking and b"connection: close" not in head.lower():
+            self._ask()
+        else:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.failed += exc is not None
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+@dataclass(frozen=True)
+class Load:
+    rate: float
+    latencies: list[float]
+    failed: int
+
+
+async def loaded(port: int, clients: int, request: bytes, during: Callable[[], object]) -> Load:
+    """What so many clients got while `during` ran in a thread."""
+    loop = asyncio.get_running_loop()
+    each = [Client(request) for _ in range(clients)]
+    began = time.perf_counter()
+    for client in each:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
+    await asyncio.to_thread(during)
+    took = time.perf_counter() - began
+    for client in each:
+        client.asking = False
+    await asyncio.wait([client.done for client in each], timeout=30)
+    latencies = [seconds for client in each for seconds in client.seconds]
+    return Load(len(latencies) / took, latencies, sum(client.failed for client in each))
+
+
+def under_load(server: Server, clients: int, request: bytes, seconds: float) -> Load:
+    return asyncio.run(loaded(server.port, clients, request, lambda: time.sleep(seconds)))
+
+
+# What is measured.
+
+
+@dataclass(frozen=True)
+class Round:
+    """Images a second of onnxruntime alone at batch 32, just before each load."""
+
+    alone: float
+    binary: Load
+    alone_again: float
+    plain: Load
+    single: Load
+
+
+def one_round(server: Server, session: Session, seconds: float) -> Round:
+    return Round(
+        alone(session, seconds / 2),
+        under_load(server, CLIENTS, binary(session), seconds),
+        alone(session, seconds / 2),
+        under_load(server, CLIENTS, plain(session), seconds),
+        under_load(server, 1, binary(session), seconds / 2),
+    )
+
+
+def alone(session: Session, seconds: float) -> float:
+    pixels = np.random.default_rng(0).random((BATCH, *session.input_shape), dtype=np.float32)
+    began, images = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        session.engine.run(["logits"], {"pixels": pixels})
+        images += BATCH
+    return images / (time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Swaps:
+    load: Load
+    megabytes: list[float]
+
+
+def swapped(server: Server, session: Session) -> Swaps:
+    """60 swaps under 32 clients, and what is resident after each."""
+    megabytes: list[float] = []
+
+    def swap() -> None:
+        for number in range(SWAPS):
+            asked = json.dumps({"parameters": {"version": "12"[number % 2]}}).encode()
+            headers = {"Authorization": "Bearer admin-of-the-benchmark"}
+            status, told = server.ask("POST", "/v2/repository/models/net/load", asked, headers)
+            assert status == 200, told
+            megabytes.append(server.megabytes)
+
+    return Swaps(asyncio.run(loaded(server.port, CLIENTS, binary(session), swap)), megabytes)
+
+
+def ended(server: Server, session: Session) -> Load:
+    """SIGTERM under 32 clients that go away when they are told to."""
+
+    def stop() -> None:
+        time.sleep(1)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(60)
+
+    return asyncio.run(loaded(server.port, CLIENTS, binary(session), stop))
+
+
+@dataclass(frozen=True)
+class Harm:
+    """One bad request: what it was answered, after how long, and resident memory before and after it."""
+
+    name: str
+    status: str
+    seconds: float
+    before: float
+    after: float
+
+
+def hurt(server: Server, name: str, send: Callable[[Server], str]) -> Harm:
+    before, began = server.megabytes, time.perf_counter()
+    status = send(server)
+    return Harm(name, status, time.perf_counter() - began, before, server.megabytes)
+
+
+def abuse(session: Session) -> list[tuple[str, Callable[[Server], str]]]:
+    def infer(body: bytes, **headers: str) -> Callable[[Server], str]:
+        path, named = "/v2/models/net/infer", {name.replace("_", "-"): text for name, text in headers.items()}
+        return lambda server: str(server.ask("POST", path, body, named)[0])
+
+    def tensor(shape: list[int], data: str) -> bytes:
+        return f'{{"inputs":[{{"name":"pixels","datatype":"FP32","shape":{shape},"data":{data}}}]}}'.encode()
+
+    one = int(np.prod(session.input_shape))
+    numbers = f"[{','.join(['0.5'] * one)}]"
+    return [
+        ("60 MB body", infer(b" " * 60_000_000)),
+        ("300 MB in chunks", _chunks),
+        ("60 MB that gzip made 58 kB", infer(gzip.compress(b" " * 60_000_000), Content_Encoding="gzip")),
+        ("shape [1e6,3,32,32], ten numbers", infer(tensor([1_000_000, 3, 32, 32], "[0,0,0,0,0,0,0,0,0,0]"))),
+        ("NaN", infer(tensor([1, 3, 32, 32], numbers.replace("0.5", "NaN", 1)))),
+        ("pixels in [0, 255]", infer(tensor([1, 3, 32, 32], numbers.replace("0.5", "255", 1)))),
+        ("wrong shape", infer(tensor([1, 32, 32, 3], numbers))),
+        ("256 images", infer(tensor([256, 3, 32, 32], "[]"))),
+        ("malformed JSON", infer(b'{"inputs":')),
+        ("100,000 brackets", infer(b"[" * 100_000)),
+        ("a head of 100 MB", _long_head),
+        ("a valid request afterwards", infer(tensor([1, 3, 32, 32], numbers))),
+    ]
+
+
+def _chunks(server: Server) -> str:
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as line:
+        line.sendall(b"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        try:
+            for _ in range(300):
+                line.sendall(b"F4240\r\n" + b" " * 1_000_000 + b"\r\n")
+            return line.recv(64).split(b" ")[1].decode()
+        except OSError:
+            return "cut off"
+
+
+def _long_head(server: Server) -> str:
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as line:
+        try:
+            line.sendall(b"GET /v2 HTTP/1.1\r\nX: " + b"x" * 100_000_000)
+            return line.recv(64).decode()
+        except OSError:
+            return "cut off"
+
+
+# The page.
+
+
+def report(
+    args: argparse.Namespace,
+    megabytes: float,
+    rounds: Sequence[Round],
+    swaps: Swaps,
+    stopped: Load,
+    harm: Sequence[Harm],
+) -> str:
+    known = ", ".join(f"{name} {said}" for name, said in versions().items())
+    known += "".join(f", {name} {version(name)}" for name in ("onnxruntime", "starlette", "uvicorn", "uvloop"))
+    rows = "\n".join([
+        _row("tensors as bytes", [one.binary for one in rounds], [one.alone for one in rounds]),
+        _row("JSON", [one.plain for one in rounds], [one.alone_again for one in rounds]),
+    ])  # fmt: skip
+    bad = "\n".join(
+        f"| {one.name} | {one.status} | {1000 * one.seconds:.0f} | {one.before:.0f} to {one.after:.0f} |"
+        for one in harm
+    )
+    early, late = swaps.megabytes[9], swaps.megabytes[-1]
+    return f"""# The server's load, {datetime.now(UTC).date()}
+
+{hardware(torch.device("cpu"))}; {known}. {args.note}
+A ResNet-18 of width {args.width:g} on 32x32 images ({megabytes:.1f} MB), onnxruntime with
+{args.threads} threads. Server and clients are two processes on one machine. Median (least to greatest) of
+{args.rounds} rounds, each of {args.seconds:g} s.
+
+## {CLIENTS} clients, one image a request
+
+Alone: `InferenceSession.run` at batch {BATCH}, in the clients' process, just before. The ratio is of the two of a
+round.
+
+| body | requests a second | alone, images a second | **ratio** | p50, ms | p99, ms | failed |
+| --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+One client, tensors as bytes: p50 {_range([_quantile(one.single, 0.5) for one in rounds], 2)} ms.
+
+## {SWAPS} swaps under {CLIENTS} clients
+
+{len(swaps.load.latencies)} requests, {swaps.load.failed} failed. Resident: {swaps.megabytes[0]:.0f} MB after the
+first swap, {early:.0f} after the tenth, {late:.0f} after the last ({100 * (late / early - 1):+.1f} % from the tenth).
+
+## SIGTERM under {CLIENTS} clients
+
+Clients that go where `Connection: close` sends them: {len(stopped.latencies)} requests, {stopped.failed} failed.
+
+## Requests that do harm
+
+| request | answer | ms | resident, MB |
+| --- | --- | --- | --- |
+{bad}
+
+Command: `python {shlex.join(sys.argv)}`
+"""
+
+
+def _row(name: str, loads: Sequence[Load], alone: Sequence[float]) -> str:
+    ratios = [load.rate / raw for load, raw in zip(loads, alone, strict=True)]
+    p50, p99 = (_range([_quantile(load, share) for load in loads], 1) for share in (0.5, 0.99))
+    rate, failed = _range([load.rate for load in loads], 0), sum(load.failed for load in loads)
+    return f"| {name} | {rate} | {_range(alone, 0)} | **{_range(ratios, 2)}** | {p50} | {p99} | {failed} |"
+
+
+def _quantile(load: Load, share: float) -> float:
+    """In milliseconds."""
+    return 1000 * float(np.quantile(load.latencies, share))
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
