@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def pull(hub: Hub, entry: External, trust: str | None = None) -> Pulled:
         raise RefError(f"{spelt} is listed, but cannot be loaded here: {entry.cannot}")
     if source.sha256 is None and trust is None:
         raise RefError(_nobody_looked(entry))
+    if trust is not None and not re.fullmatch("[0-9a-f]{7,40}", trust):
+        raise RefError(f"'{trust}' is no commit to vouch for: type 7 to 40 of its digits (0-9, a-f)")
     with in_our_words(hub, f"{spelt} ({source.repo})"):
         # A hash says everything; without one, the commit has to be the one that was vouched for.
         commit = look(hub, source.repo, trust if trust and len(trust) == 40 else None)

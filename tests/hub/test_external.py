@@ -95,6 +95,14 @@ def test_a_commit_that_somebody_vouches_for_is_pulled(hub: HubServer, zoo: Path,
     assert pull(hub, cache, entry(zoo), trust=commit.oid).origin.sha256 == DIGEST
 
 
+@pytest.mark.parametrize("commit", ["", "a", "main", "ABCDEF1", "abcdef"])
+def test_what_is_vouched_for_is_a_commit(hub: HubServer, zoo: Path, cache: Path, commit: str) -> None:
+    hub.put("acme/theirs", {"nets/net.bin": BYTES})
+    with pytest.raises(RefError, match="is no commit to vouch for"):
+        pull(hub, cache, entry(zoo), trust=commit)
+    assert hub.requests == []
+
+
 def test_a_repository_that_went_on_since_is_refused_with_both_commits(hub: HubServer, zoo: Path, cache: Path) -> None:
     old = hub.put("acme/theirs", {"nets/net.bin": BYTES})
     new = hub.put("acme/theirs", {"nets/net.bin": b"newer"})
