@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
+from tests import loopback
+
 # What may go wrong with one request: a status, or what the names say.
 Trouble = int | Literal["close", "cut", "stall", "html", "shape", "nan", "words", "swap", "repeat", "no http"]
 
@@ -51,16 +53,7 @@ class OipServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v2/models/digits"
 
-    def __enter__(self) -> OipServer:
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
+    __enter__, __exit__ = loopback.begin, loopback.end
 
 
 class _Handler(BaseHTTPRequestHandler):

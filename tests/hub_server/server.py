@@ -13,6 +13,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests import loopback
 from tests.hub_server.routes import find
 from tests.hub_server.storage import LFS_ENDINGS, Blob, Commit, Repo
 from tests.hub_server.wire import Answer, Ask, Cut, Refuse, Refused, Trickle, Trouble
@@ -78,16 +79,7 @@ class HubServer(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         self.close_request(request)  # without the polite end of the base class, which would hide a reset
 
-    def __enter__(self) -> HubServer:
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
+    __enter__, __exit__ = loopback.begin, loopback.end
 
 
 class _Handler(BaseHTTPRequestHandler):
