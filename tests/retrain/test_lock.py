@@ -40,10 +40,10 @@ def holder(folder: Path, child: str = "") -> Iterator[tuple[subprocess.Popen[str
     try:
         yield process, None if born == "None" else int(born)
     finally:
-        process.kill()
-        process.communicate()
         if born != "None":
             os.kill(int(born), 9)
+        process.kill()
+        process.communicate()
 
 
 def test_a_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
