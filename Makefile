@@ -10,7 +10,7 @@ INSTALLED_FROM := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 export PYTHONFAULTHANDLER := 1
 
-.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers lint types wheel check clean
+.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers peers-serve lint types wheel check clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -78,6 +78,15 @@ $(VENV)/.dev: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "installing olah, a Hub mirror, into .peers/olah"
 	$(PYTHON) -m venv .peers/olah
 	.peers/olah/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+peers-serve: .peers/litserve/.done .peers/mlserver/.done .peers/pytriton/.done  ## other model servers, for benchmarks/serve_peers.py
+
+# pytriton links the system's libpython, so it wants the system's Python.
+.peers/litserve/.done .peers/mlserver/.done .peers/pytriton/.done: .peers/%/.done: benchmarks/peers/%.txt
+	@echo "installing $* into .peers/$*"
+	$(if $(filter pytriton,$*),/usr/bin/python3,$(PYTHON)) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 # Where there is no npm nothing is installed, and the tests say so.

@@ -2,7 +2,7 @@
 
 The server is a process of its own, 32 clients are in this one. What is compared takes turns, with the same threads.
 
-    OMP_NUM_THREADS=1 python benchmarks/serve_load.py --rounds 7 --out benchmarks/results
+    OMP_NUM_THREADS=1 python -m benchmarks.serve_load --rounds 7 --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -10,49 +10,50 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
-import http.client
 import json
 import shlex
 import signal
 import socket
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from rrmsdk import files, models
-from rrmsdk.exports import export_onnx
+from benchmarks.serve_client import (
+    BATCH,
+    CLIENTS,
+    Load,
+    Server,
+    alone,
+    binary,
+    loaded,
+    made,
+    plain,
+    quantile,
+    serving,
+    spread,
+    under_load,
+)  # fmt: skip
+from rrmsdk import files
 from rrmsdk.runtime.session import Session, open_session
-from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema import value
-from rrmsdk.schema.bundle import Bundle
-from rrmsdk.schema.card import Card
-from rrmsdk.schema.data import DataInfo
-from rrmsdk.schema.model import ModelConfig
-from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.provenance import hardware, result_file, version, versions
 
-ROOT = Path(__file__).resolve().parents[1]
-CLIENTS, BATCH, SWAPS = 32, 32, 60
-LABELS = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SWAPS = 60
 
 
 def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        bundle = made(place / "versions" / "1", args.width)
-        made(place / "versions" / "2", args.width)
+        bundle = made(place / "versions" / "1", "resnet18", args.width)
+        made(place / "versions" / "2", "resnet18", args.width)
         admin = place / "admin"
         admin.write_text("admin-of-the-benchmark\n")
         session, size = open_session(bundle.onnx, threads=args.threads), bundle.onnx.stat().st_size / 1e6
@@ -80,151 +81,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def made(folder: Path, width: float) -> Bundle:
-    """An exported ResNet-18 that was never trained: speed does not ask for that."""
-    config = ModelConfig(arch="resnet18", classes=10, input_size=32, width_mult=width)
-    torch.manual_seed(int(folder.name))
-    model = models.build_from(config).eval()
-    data = DataInfo(
-        name="cifar10", labels=LABELS, size=32, channels=3, train=1, validation=0, test=1, fingerprint="0",
-        encoding="raw",
-    )  # fmt: skip
-    value.write(config, folder / bundles.CONFIG)
-    models.save(model, folder / bundles.WEIGHTS)
-    card = Card(
-        name="net", model=config, data=data, threat=ThreatModel.parse("linf:8/255"), method={"name": "natural"},
-        rrmsdk_version="0", date="2026-01-01",
-    )  # fmt: skip
-    images = torch.rand(64, 3, 32, 32)
-    return export_onnx(bundles.seal(folder, card), model, images, images)
-
-
-@dataclass(frozen=True)
-class Server:
-    process: subprocess.Popen[str]
-    port: int
-
-    @property
-    def megabytes(self) -> float:
-        """Resident, now."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
-
-    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, str]:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as line:
-            line.request(method, path, body, headers or {})
-            got = line.getresponse()
-            return got.status, got.read().decode(errors="replace")
-
-
-@contextmanager
-def serving(threads: int, *options: object) -> Iterator[Server]:
-    command = [sys.executable, "-m", "rrmsdk", "serve", "--port", "0", "--threads", str(threads), "--max-batch", "32"]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen([*command, *map(str, options)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        told = json.loads(process.stderr.readline())
-        reader = subprocess.Popen(["cat"], stdin=process.stderr, stdout=log)  # the log is written, and nobody waits
-        try:
-            yield Server(process, int(told["url"].rpartition(":")[2]))
-        finally:
-            process.kill()
-            process.wait()
-            reader.wait()
-
-
-# Clients.
-
-
-def binary(session: Session, seed: int = 0) -> bytes:
-    """A request of one image, its pixels as bytes."""
-    pixels = np.random.default_rng(seed).random((1, *session.input_shape), dtype=np.float32)
-    head = json.dumps({
-        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape),
-                    "parameters": {"binary_data_size": pixels.nbytes}}],
-        "parameters": {"binary_data_output": True},
-    }).encode()  # fmt: skip
-    return _post(head + pixels.tobytes(), f"Inference-Header-Content-Length: {len(head)}\r\n")
-
-
-def plain(session: Session, seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).random((1, *session.input_shape), dtype=np.float32)
-    data = [float(text) for text in pixels.ravel().astype(str)]  # the shortest text of each float32
-    tensor = {"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape), "data": data}
-    return _post(json.dumps({"inputs": [tensor]}).encode(), "")
-
-
-def _post(body: bytes, headers: str) -> bytes:
-    return (
-        f"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    )
-
-
-@dataclass
-class Client(asyncio.Protocol):
-    """Sends its request again as soon as it is answered."""
-
-    request: bytes
-    seconds: list[float] = field(default_factory=list)
-    failed: int = 0
-    asking: bool = True
-    _got: bytes = b""
-    _sent: float = 0.0
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.done = asyncio.get_running_loop().create_future()
-        self._ask()
-
-    def _ask(self) -> None:
-        self._got, self._sent = b"", time.perf_counter()
-        self.transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        self._got += data
-        head, found, body = self._got.partition(b"\r\n\r\n")
-        if not found or len(body) < int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]):
-            return
-        self.seconds.append(time.perf_counter() - self._sent)
-        self.failed += not head.startswith(b"HTTP/1.1 200 ")
-        if self.asking and b"connection: close" not in head.lower():
-            self._ask()
-        else:
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.failed += exc is not None
-        if not self.done.done():
-            self.done.set_result(None)
-
-
-@dataclass(frozen=True)
-class Load:
-    rate: float
-    latencies: list[float]
-    failed: int
-
-
-async def loaded(port: int, clients: int, request: bytes, during: Callable[[], object]) -> Load:
-    """What so many clients got while `during` ran in a thread."""
-    loop = asyncio.get_running_loop()
-    each = [Client(request) for _ in range(clients)]
-    began = time.perf_counter()
-    for client in each:
-        await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
-    await asyncio.to_thread(during)
-    took = time.perf_counter() - began
-    for client in each:
-        client.asking = False
-    await asyncio.wait([client.done for client in each], timeout=30)
-    latencies = [seconds for client in each for seconds in client.seconds]
-    return Load(len(latencies) / took, latencies, sum(client.failed for client in each))
-
-
-def under_load(server: Server, clients: int, request: bytes, seconds: float) -> Load:
-    return asyncio.run(loaded(server.port, clients, request, lambda: time.sleep(seconds)))
-
-
 # What is measured.
 
 
@@ -242,20 +98,11 @@ class Round:
 def one_round(server: Server, session: Session, seconds: float) -> Round:
     return Round(
         alone(session, seconds / 2),
-        under_load(server, CLIENTS, binary(session), seconds),
+        under_load(server.port, CLIENTS, binary(session), seconds),
         alone(session, seconds / 2),
-        under_load(server, CLIENTS, plain(session), seconds),
-        under_load(server, 1, binary(session), seconds / 2),
+        under_load(server.port, CLIENTS, plain(session), seconds),
+        under_load(server.port, 1, binary(session), seconds / 2),
     )
-
-
-def alone(session: Session, seconds: float) -> float:
-    pixels = np.random.default_rng(0).random((BATCH, *session.input_shape), dtype=np.float32)
-    began, images = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        session.engine.run(["logits"], {"pixels": pixels})
-        images += BATCH
-    return images / (time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -391,7 +238,7 @@ round.
 | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-One client, tensors as bytes: p50 {_range([_quantile(one.single, 0.5) for one in rounds], 2)} ms.
+One client, tensors as bytes: p50 {spread([quantile(one.single, 0.5) for one in rounds], 2)} ms.
 
 ## {SWAPS} swaps under {CLIENTS} clients
 
@@ -414,18 +261,9 @@ Command: `python {shlex.join(sys.argv)}`
 
 def _row(name: str, loads: Sequence[Load], alone: Sequence[float]) -> str:
     ratios = [load.rate / raw for load, raw in zip(loads, alone, strict=True)]
-    p50, p99 = (_range([_quantile(load, share) for load in loads], 1) for share in (0.5, 0.99))
-    rate, failed = _range([load.rate for load in loads], 0), sum(load.failed for load in loads)
-    return f"| {name} | {rate} | {_range(alone, 0)} | **{_range(ratios, 2)}** | {p50} | {p99} | {failed} |"
-
-
-def _quantile(load: Load, share: float) -> float:
-    """In milliseconds."""
-    return 1000 * float(np.quantile(load.latencies, share))
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    p50, p99 = (spread([quantile(load, share) for load in loads], 1) for share in (0.5, 0.99))
+    rate, failed = spread([load.rate for load in loads], 0), sum(load.failed for load in loads)
+    return f"| {name} | {rate} | {spread(alone, 0)} | **{spread(ratios, 2)}** | {p50} | {p99} | {failed} |"
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from rrmsdk.schema.prediction import Prediction
 from rrmsdk.schema.recipe import BankSpec, Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
+from rrmsdk.schema.serving import Serving
 from rrmsdk.schema.signed import Signed
 from rrmsdk.schema.sweep import Sweep
 from rrmsdk.schema.threat import ThreatModel
@@ -57,7 +58,7 @@ __all__ = [
     "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "Curve", "DataError", "DataSpec", "Diagnosis",
     "DivergedError", "EndpointError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError",
     "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
-    "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Signed",
+    "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Serving", "Signed",
     "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack", "bank", "certify",
     "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "serve", "sign",
     "sweep", "train", "transfer", "verify", "verify_signature", "zoo", "zoo_build", "zoo_check", "zoo_show",

@@ -93,7 +93,7 @@ def test_ctrl_c_ends_it_as_well(tmp_path: Path) -> None:
 
 def test_a_folder_of_versions_is_served_without_a_bundle(tmp_path: Path) -> None:
     make_served(tmp_path / "versions" / "7")
-    service = serving.prepared(None, models=tmp_path / "versions", threads=1)
+    service = serving.prepared(None, rrmsdk.Serving(models=tmp_path / "versions", threads=1))
     assert (service.name, service.version) == ("7", "7")
 
 
@@ -120,19 +120,19 @@ def test_a_bundle_that_was_never_exported_is_told_how(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
 def test_a_public_host_without_tokens_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(FieldError, match=r"is open to others, and no token.*--token-file FILE .*--insecure"):
-        serving.prepared(make_served(tmp_path / "b"), host=host)
+        serving.prepared(make_served(tmp_path / "b"), rrmsdk.Serving(host=host))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_this_machine_alone_needs_no_tokens(tmp_path: Path, host: str) -> None:
-    assert serving.prepared(make_served(tmp_path / "b"), host=host, threads=1).version
+    assert serving.prepared(make_served(tmp_path / "b"), rrmsdk.Serving(host=host, threads=1)).version
 
 
 def test_a_public_host_is_served_with_tokens_or_where_that_is_said(tmp_path: Path) -> None:
     bundle, tokens = make_served(tmp_path / "b"), tmp_path / "tokens"
     tokens.write_text("0123456789abcdef\n")
-    assert serving.prepared(bundle, host="0.0.0.0", token_file=tokens, threads=1).access.tokens
-    assert serving.prepared(bundle, host="0.0.0.0", insecure=True, threads=1).access.tokens is None
+    assert serving.prepared(bundle, rrmsdk.Serving(host="0.0.0.0", token_file=tokens, threads=1)).access.tokens
+    assert serving.prepared(bundle, rrmsdk.Serving(host="0.0.0.0", insecure=True, threads=1)).access.tokens is None
 
 
 @pytest.mark.parametrize("content", ["", "short\n", None])
@@ -142,24 +142,26 @@ def test_a_file_without_tokens_is_told_how_to_make_one(tmp_path: Path, content: 
     says = "holds no token of 16 letters or more.*openssl rand -hex 16" if content is not None else "cannot be read: No"
     for option in ("token_file", "admin_token_file"):
         with pytest.raises(FieldError, match=says):
-            serving.prepared(make_served(tmp_path / "b"), **{option: tmp_path / "tokens"})
+            serving.prepared(make_served(tmp_path / "b"), rrmsdk.Serving(**{option: tmp_path / "tokens"}))
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"max_batch": 0}, "max_batch = 0: above 0"),
-        ({"max_queue": -1}, "max_queue = -1: above 0"),
-        ({"timeout": float("nan")}, "timeout = nan: above 0"),
-        ({"threads": 0}, "threads = 0: at least 1"),
-        ({"max_body": 0}, "max_body = 0: at least 1"),
-        ({"name": "a/b"}, "name = 'a/b': 1 to 64 letters"),
-        ({"provider": "gpu"}, "unknown provider 'gpu'. Known: cpu, cuda, tensorrt"),
+        ({"max_batch": 0}, "'max_batch' = 0: .*greater than or equal to 1"),
+        ({"max_queue": -1}, "'max_queue' = -1: .*greater than or equal to 1"),
+        ({"timeout": float("nan")}, "'timeout' = nan: "),
+        ({"threads": 0}, "'threads' = 0: .*greater than or equal to 1"),
+        ({"max_body": 0}, "'max_body' = 0: .*greater than or equal to 1"),
+        ({"drain": -1}, "'drain' = -1: .*greater than or equal to 0"),
+        ({"name": "a/b"}, "'name' = 'a/b': .*a-z"),
+        ({"provider": "gpu"}, "'provider' = 'gpu': .*'cpu', 'cuda' or 'tensorrt'"),
+        ({"max_bach": 8}, "unknown field 'max_bach'. Did you mean 'max_batch'"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(FieldError, match=says):
-        serving.prepared(make_served(tmp_path / "b"), **options)
+        rrmsdk.serve(make_served(tmp_path / "b"), **options)
 
 
 def test_nothing_to_serve_is_told_what_to_type() -> None:
@@ -169,12 +171,12 @@ def test_nothing_to_serve_is_told_what_to_type() -> None:
 
 def test_an_architecture_is_no_bundle() -> None:
     with pytest.raises(RefError, match="'resnet50' is an architecture"):
-        serving.prepared("resnet50")
+        serving.prepared("resnet50", rrmsdk.Serving())
 
 
 def test_a_folder_of_versions_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the folder of versions, is not there"):
-        serving.prepared(None, models=tmp_path / "nowhere")
+        serving.prepared(None, rrmsdk.Serving(models=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client", "orjson", "httptools"])
@@ -190,9 +192,10 @@ def test_it_needs_no_torch_and_no_onnx(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxscript', 'jaxtyping', 'beartype'): sys.modules[name] = None\n"
+        "import rrmsdk\n"
         "from rrmsdk import serving\n"
         "from rrmsdk.runtime import server\n"
-        f"service = serving.prepared({os.fspath(tmp_path / 'b')!r}, threads=1)\n"
+        f"service = serving.prepared({os.fspath(tmp_path / 'b')!r}, rrmsdk.Serving(threads=1))\n"
         "with server.running(service, server.listening('127.0.0.1', 0)) as url:\n"
         "    import urllib.request\n"
         "    print(urllib.request.urlopen(url + '/v2/health/ready').status)\n"

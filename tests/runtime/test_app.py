@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 from rrmsdk.runtime import server
 from rrmsdk.runtime.endpoint import open_endpoint
 from rrmsdk.runtime.service import Service
+from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
 from tests.served import make_served, some_digits
 
@@ -42,7 +43,7 @@ class Served:
 
 @contextmanager
 def serving(model: Any = None, **settings: Any) -> Iterator[Served]:
-    service = prepared(model, **{"threads": 1, "max_batch": 8} | settings)
+    service = prepared(model, Serving(**{"threads": 1, "max_batch": 8} | settings))
     with server.running(service, server.listening("127.0.0.1", 0)) as url:
         yield Served(service, url)
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from rrmsdk.runtime import page, server
 from rrmsdk.runtime.service import Service
+from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
 from tests.served import make_served, some_digits
 
@@ -85,7 +86,7 @@ def answer(connection: http.client.HTTPConnection) -> tuple[int, Any, dict[str, 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Service:
-    return prepared(make_served(tmp_path / "b"), name="digits", threads=1, max_batch=4, max_queue=4)
+    return prepared(make_served(tmp_path / "b"), Serving(name="digits", threads=1, max_batch=4, max_queue=4))
 
 
 @pytest.fixture

@@ -1,0 +1,45 @@
+"""How a server is to run: the options of `rrmsdk serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rrmsdk.schema.value import Value
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Serving(Value):
+    """models: a folder of versions to change between while it runs, each a bundle: `DIR/VERSION/`.
+
+    name: of the model in addresses; None: that in its card.
+    port: 0: a free one, which the first line of the log tells.
+    token_file: tokens, one a line, one of which clients have to show. The file may change meanwhile.
+    admin_token_file: the same for those who may change which version answers; None: nobody may.
+    insecure: listen beyond this machine without tokens.
+    threads: that work on one batch; None: as many as there are cores.
+    max_batch, max_queue: images; a request has at most `max_batch`, and is answered 503 where the queue is full.
+    timeout: seconds after which a request is answered 504.
+    max_body: bytes of an infer request; None: what `max_batch` images take as JSON, at most 32 MB.
+    drain: seconds between telling 'not ready' and refusing connections, once it is to stop.
+    quiet: no line for each request.
+    """
+
+    models: Path | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    token_file: Path | None = None
+    admin_token_file: Path | None = None
+    insecure: bool = False
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    threads: Count | None = None
+    max_batch: Count = 64
+    max_queue: Count = 1024
+    timeout: Annotated[float, Field(gt=0)] = 10.0
+    max_body: Count | None = None
+    drain: Annotated[float, Field(ge=0)] = 2.0
+    quiet: bool = False
