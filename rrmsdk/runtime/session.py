@@ -168,7 +168,8 @@ def _start(ort: ModuleType, path: Path, content: bytes, provider: Provider, thre
         engine = ort.InferenceSession(content, options, providers=list(_ASKED[provider]), enable_fallback=0)
     except Exception as exc:  # onnxruntime's errors share no base class of their own
         if provider == "cpu":
-            raise IntegrityError(f"onnxruntime {ort.__version__} cannot read {path}: {exc}") from exc
+            told = " ".join(str(exc).split())
+            raise IntegrityError(f"onnxruntime {ort.__version__} cannot read {path}: {told}. Export it again") from exc
         raise ExportError(f"the provider '{provider}' did not start on {path}: {exc}. {_GPU_HELP}") from exc
     wanted, got = _ASKED[provider][0][0], engine.get_providers()
     if got[0] != wanted:
