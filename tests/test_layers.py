@@ -68,9 +68,9 @@ def test_values_and_services_import_where_torch_cannot_be():
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_the_package_imports_neither_torch_nor_the_client_of_the_hub():
+def test_importing_the_command_line_imports_neither_torch_nor_the_client_of_the_hub():
     heavy = {"torch", "huggingface_hub", "onnxruntime", "matplotlib", "starlette", "uvicorn"}
-    code = f"import sys, rrmsdk; print({heavy} & set(sys.modules))"
+    code = f"import sys, rrmsdk.cli; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -12,8 +12,10 @@ from rich.table import Table
 
 import rrmsdk
 from rrmsdk.cli.app import AsJson, Data, Devices, Out, Quiet, Set, app, overrides, print_json, show
-from rrmsdk.hub import Listed
 from rrmsdk.schema import value
+
+if TYPE_CHECKING:
+    from rrmsdk.hub import Listed  # slow to import, and every command comes by here
 
 zoo_app = typer.Typer(invoke_without_command=True, no_args_is_help=False)
 app.add_typer(zoo_app, name="zoo")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rrmsdk.errors import ExportError, FieldError, MissingExtraError, ParityError, did_you_mean
+from rrmsdk.runtime.session import no_telemetry
 
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["cpu", "tensorrt"]
@@ -35,6 +36,7 @@ def to_fp16(proto: Any) -> Any:
     import onnx
     import onnx_ir as ir
 
+    no_telemetry()
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as exc:
@@ -54,6 +56,7 @@ def fits_fp16(proto: Any, pixels: np.ndarray) -> None:
     """
     import onnx
 
+    no_telemetry()
     try:
         import onnxruntime as ort
     except ImportError as exc:
@@ -88,6 +91,7 @@ def to_int8(proto: Any, calibration: np.ndarray, target: str) -> Any:
     Args:
         calibration: float32 pixels [N, C, H, W] in [0, 1], which decide the ranges of activations.
     """
+    no_telemetry()
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process

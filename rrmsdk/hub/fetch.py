@@ -163,6 +163,8 @@ def _in_folder(ref: Ref) -> Bundle:
         run, epoch = split_epoch(ref.name)
         if epoch and Path(run).expanduser().is_dir():
             return bundle.read(_epoch(ref, run, epoch))
+        if path.is_file():
+            raise RefError(f"'{ref}' is a file, and a bundle is a folder. Name the one that holds its card.json")
         raise RefError(f"'{ref}': there is no folder {path}")
     return bundle.read(path)
 

@@ -45,7 +45,9 @@ def open_tokens(path: Path) -> Tokens:
     try:
         found = _lines(path)
     except OSError as exc:
-        raise FieldError(f"the file of tokens {path} cannot be read: {exc.strerror or exc}") from exc
+        raise FieldError(
+            f"the file of tokens {path} cannot be read: {exc.strerror or exc}. Make one: openssl rand -hex 16 > {path}"
+        ) from exc
     if not found:
         raise FieldError(
             f"{path} holds no token of {SHORTEST} letters or more, one a line. Make one: openssl rand -hex 16 > {path}"

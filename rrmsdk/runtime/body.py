@@ -88,7 +88,7 @@ class _Inflate:
 
     def finish(self) -> None:
         if not self._stream.eof:
-            raise Refused(400, "the compressed body is cut off")
+            raise Refused(400, "the compressed body is cut off. Send all of it")
 
 
 def _inflater(encoding: str, most: int) -> _Inflate | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -125,6 +126,7 @@ def _onnxruntime(provider: Provider) -> ModuleType:
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'rrmsdk[ort]' or 'rrmsdk[ort-gpu]'"
         )
     extra = "ort" if provider == "cpu" else "ort-gpu"
+    no_telemetry()
     try:
         import onnxruntime as ort
     except ImportError as exc:
@@ -137,6 +139,15 @@ def _onnxruntime(provider: Provider) -> ModuleType:
     if provider != "cpu":
         ort.preload_dlls()
     return ort
+
+
+def no_telemetry() -> None:
+    """Call before onnxruntime is imported, which from 1.29 on reports to its makers unless told not to.
+
+    It would leave an identifier in the home folder too, and complain where that cannot be written. Who wants it sets
+    ORT_DISABLE_TELEMETRY=0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def _installed(distribution: str) -> bool:
@@ -157,7 +168,8 @@ def _start(ort: ModuleType, path: Path, content: bytes, provider: Provider, thre
         engine = ort.InferenceSession(content, options, providers=list(_ASKED[provider]), enable_fallback=0)
     except Exception as exc:  # onnxruntime's errors share no base class of their own
         if provider == "cpu":
-            raise IntegrityError(f"onnxruntime {ort.__version__} cannot read {path}: {exc}") from exc
+            told = " ".join(str(exc).split())
+            raise IntegrityError(f"onnxruntime {ort.__version__} cannot read {path}: {told}. Export it again") from exc
         raise ExportError(f"the provider '{provider}' did not start on {path}: {exc}. {_GPU_HELP}") from exc
     wanted, got = _ASKED[provider][0][0], engine.get_providers()
     if got[0] != wanted:

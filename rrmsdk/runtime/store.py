@@ -148,7 +148,7 @@ class Store:
         for served in self.loaded:  # the bundle that was named has no folder in `root`
             if served.version == version and served.bundle.path == self._first:
                 return served.bundle.path, None
-        raise Refused(404, f"there is no version {version}")
+        raise Refused(404, f"there is no version {version}. POST /v2/repository/index names those that there are")
 
     def _newest(self) -> str:
         found = self.versions()

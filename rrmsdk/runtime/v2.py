@@ -124,10 +124,12 @@ def _shape(given: Any, datatype: str, image: tuple[int, int, int], most: int) ->
     told = f"this model takes {datatype} of shape [B, {', '.join(map(str, wanted))}]"
     if not isinstance(given, list) or len(given) != 4 or any(type(size) is not int for size in given):
         raise Refused(400, f"the shape is no list of four numbers; {told}")
+    if given[1:] == wanted and given[0] == 0:
+        raise Refused(400, f"there is no image in the request; {told}, B from 1 to {most}")
     if given[1:] != wanted or given[0] < 1:
         raise Refused(400, f"the shape is {given}; {told}")
     if given[0] > most:
-        raise Refused(400, f"{given[0]} images in one request; this server takes at most {most}")
+        raise Refused(400, f"{given[0]} images in one request; this server takes at most {most}. Send them in several")
     return given
 
 

@@ -115,7 +115,7 @@ def read(path: Path) -> Bundle:
         with _alone(path):
             pass
     if not is_bundle(path):
-        raise DataError(f"{path} is no bundle: it has no {CARD}")
+        raise DataError(f"{path} is no bundle: it has no {CARD}. Name the folder that a training or a pull left")
     card = _card(path / CARD)
     try:
         check(path, card)
@@ -153,7 +153,10 @@ def check(path: Path, card: Card) -> None:
             raise IntegrityError(f"{path / name} is missing, but the card names it")
         found = files.sha256(path / name)
         if found != promised:
-            raise IntegrityError(f"{path / name} has sha256 {found}, its card says {promised}")
+            raise IntegrityError(
+                f"{path / name} has sha256 {found}, its card says {promised}: it changed after the card was written. "
+                "Get the bundle again"
+            )
     if value.read(ConfigFile, path / CONFIG).model != card.model:
         raise IntegrityError(f"{path / CONFIG} and the card describe two different networks")
 

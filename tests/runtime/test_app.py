@@ -340,7 +340,7 @@ def test_a_huge_shape_with_ten_numbers_is_400_at_once(served: Served) -> None:
     asked = plain(some_digits(1))
     asked["inputs"][0] |= {"shape": [1_000_000, 1, 8, 8], "data": [0.5] * 10}
     status, told, _ = ask(served, "POST", "/v2/models/digits/infer", asked)
-    assert (status, told["error"]) == (400, "1000000 images in one request; this server takes at most 8")
+    assert (status, told["error"].partition(";")[0]) == (400, "1000000 images in one request")
 
 
 def test_a_body_that_is_announced_too_large_is_413_before_it_is_sent(served: Served) -> None:

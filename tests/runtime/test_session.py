@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,15 @@ def test_two_builds_of_onnxruntime_are_refused(
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site")])
     with pytest.raises(ExportError, match=r"both installed.*pip uninstall -y onnxruntime onnxruntime-gpu"):
         open_session(written())
+
+
+def test_onnxruntime_is_told_to_report_nothing(written: Written, tmp_path: Path) -> None:
+    """It lays an identifier into the home folder before it sends; where CI is set it never does."""
+    code = "import sys; from rrmsdk.runtime.session import open_session; open_session(sys.argv[1])"
+    (tmp_path / "home").mkdir()
+    env = {name: text for name, text in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")}
+    subprocess.run([sys.executable, "-c", code, written()], env=env | {"HOME": str(tmp_path / "home")}, check=True)
+    assert not list((tmp_path / "home").rglob("*"))
 
 
 SERVER = """

@@ -121,7 +121,7 @@ def test_an_answer_as_bytes_says_where_they_begin(session: Session) -> None:
 
 def test_a_shape_of_a_million_images_with_ten_numbers_is_refused_as_it_stands(session: Session) -> None:
     asked = plain(some_pixels(), shape=[1_000_000, 2, 4, 4], data=[0.5] * 10)
-    assert refused(session, asked) == "1000000 images in one request; this server takes at most 8"
+    assert refused(session, asked) == "1000000 images in one request; this server takes at most 8. Send them in several"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_shape_of_a_million_images_with_ten_numbers_is_refused_as_it_stands(se
         ({"datatype": "FP64"}, "the datatype is 'FP64'; this model takes FP32, or UINT8 images"),
         ({"datatype": ["FP32"]}, "the datatype is a list; this model takes FP32, or UINT8 images"),
         ({"shape": [2, 4, 4, 2]}, "the shape is [2, 4, 4, 2]; " + TAKES),
-        ({"shape": [0, 2, 4, 4]}, "the shape is [0, 2, 4, 4]; " + TAKES),
+        ({"shape": [0, 2, 4, 4]}, f"there is no image in the request; {TAKES}, B from 1 to 8"),
         ({"shape": [-1, 2, 4, 4]}, "the shape is [-1, 2, 4, 4]; " + TAKES),
         ({"shape": [True, 2, 4, 4]}, "the shape is no list of four numbers; " + TAKES),
         ({"shape": [2, 32]}, "the shape is no list of four numbers; " + TAKES),
