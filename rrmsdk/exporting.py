@@ -35,6 +35,9 @@ def export(
     Whatever its precision, network and graph meet the same attacks: AutoPGD on the network, replayed on the graph, then
     noise and Square on each of them alone. What both withstand is in `onnx/parity*.json`.
 
+    For a server the network's logits of 32 train images, with the images, go into `onnx/golden.safetensors`, and how
+    images and answers are distributed on 1,000 images (never of the test split) into `onnx/serving.json`.
+
     Args:
         model, out: as in `verify`.
         precision: `fp32` (model.onnx), `fp16` (model_fp16.onnx) or `int8` (model_int8.onnx).
@@ -60,7 +63,7 @@ def export(
     from rrmsdk import data as rooms
     from rrmsdk import models
     from rrmsdk.attacks.pgd import pgd
-    from rrmsdk.exports import Calibrating, Trial, Variant, export_onnx, variants
+    from rrmsdk.exports import Calibrating, Reference, Trial, Variant, export_onnx, variants
     from rrmsdk.exports.triton import write_repository
     from rrmsdk.training.log import progress
 
@@ -85,7 +88,9 @@ def export(
             progress=lambda name, done, of: bar(done, of, name),
         )  # fmt: skip
         variant = Variant(precision, target, calibrating)  # type: ignore[arg-type]  (checked above)
-        exported = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
+        exported = export_onnx(
+            bundle, network, clean, attacked, variant=variant, trial=trial, reference=Reference(found, seed)
+        )
     if triton is not None:
         write_repository(exported, Path(triton), precision=precision, target=target)
     return exported

@@ -62,7 +62,7 @@ def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
             "(made by: openssl rand -hex 16 > FILE), or --insecure where something else keeps them out"
         )
     first = None if model is None else opened(model).path
-    store = Store(first, wanted.models, Opening(wanted.provider, wanted.threads, wanted.max_batch))
+    store = Store(first, wanted.models, Opening(wanted.provider, wanted.threads, wanted.max_batch, wanted.window))
     served = store.begin()
     called = wanted.name or re.sub(r"[^A-Za-z0-9_.-]", "-", served.bundle.card.name)[:64]
     limits = Limits(wanted.max_batch, wanted.max_queue, wanted.timeout, wanted.max_body)

@@ -11,9 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load
 
 from rrmsdk import files
+from rrmsdk.runtime import drift, golden
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
-from rrmsdk.schema.bundle import ONNX, PARITY, Bundle
+from rrmsdk.schema.bundle import EXPECTED, GOLDEN, ONNX, PARITY, Bundle
 from rrmsdk.schema.parity import ExportParity, Parity
 from tests.bundles import make_bundle
 
@@ -33,6 +34,25 @@ def with_parity(made: Bundle, **changes: str) -> Bundle:
     """The bundle sealed again, with a parity check of what lies in it, or of what `changes` say."""
     about = {"onnx_sha256": files.sha256(made.onnx), "weights_sha256": made.card.files[bundles.WEIGHTS]} | changes
     value.write(ExportParity(**about, clean=CHECKED, attacked=CHECKED, versions={}), made.path / PARITY)
+    return bundles.seal(made.path, made.card)
+
+
+def with_reference(made: Bundle, *, off: float = 0.0, **about: Any) -> Bundle:
+    """The bundle with golden answers, `off` by so much, and with what to expect of images as `some_digits` draws them.
+
+    Args:
+        about: fields of `Expected`.
+    """
+    weight = load(made.weights.read_bytes())["head.weight"].T
+    weights = made.card.files[bundles.WEIGHTS]
+    shown = np.random.default_rng(7).integers(0, 256, (32, 1, 8, 8), dtype=np.uint8)
+    logits = (shown / np.float32(255)).reshape(32, -1).astype(np.float32) @ weight
+    golden.write(golden.Golden(shown, logits + np.float32(off), weights), made.path / GOLDEN)
+    pixels = some_digits(1000, seed=8)
+    known = {"weights_sha256": weights, "split": "train", "seed": 0, "fingerprint": "0" * 64}
+    value.write(
+        drift.expecting(drift.means(pixels), pixels.reshape(1000, -1) @ weight, **(known | about)), made.path / EXPECTED
+    )
     return bundles.seal(made.path, made.card)
 
 

@@ -85,6 +85,13 @@ def test_it_serves_until_sigterm_says_not_ready_first_and_ends_well(tmp_path: Pa
         assert server.process.wait(30) == 0
 
 
+def test_an_older_export_is_served_and_the_log_says_what_it_lacks(tmp_path: Path) -> None:
+    with started(make_served(tmp_path / "b").path, "--quiet") as server:
+        assert server.line()["reason"].endswith(
+            "has no onnx/golden.safetensors and no onnx/serving.json. Export it again: rrmsdk export MODEL --onnx"
+        )
+
+
 def test_ctrl_c_ends_it_as_well(tmp_path: Path) -> None:
     with started(make_served(tmp_path / "b").path, "--drain", 0) as server:
         server.process.send_signal(signal.SIGINT)
@@ -153,6 +160,7 @@ def test_a_file_without_tokens_is_told_how_to_make_one(tmp_path: Path, content: 
         ({"timeout": float("nan")}, "'timeout' = nan: "),
         ({"threads": 0}, "'threads' = 0: .*greater than or equal to 1"),
         ({"max_body": 0}, "'max_body' = 0: .*greater than or equal to 1"),
+        ({"window": 0}, "'window' = 0: .*greater than or equal to 1"),
         ({"drain": -1}, "'drain' = -1: .*greater than or equal to 0"),
         ({"name": "a/b"}, "'name' = 'a/b': .*a-z"),
         ({"provider": "gpu"}, "'provider' = 'gpu': .*'cpu', 'cuda' or 'tensorrt'"),

@@ -37,6 +37,7 @@ def serve(
     max_body: Annotated[
         int | None, typer.Option(help="Bytes of a request. Default: what --max-batch images take as JSON.")
     ] = None,
+    window: Annotated[int, typer.Option(help="Images after which those seen are compared with those expected.")] = 1000,
     drain: Annotated[float, typer.Option(help="Seconds of 'not ready' between SIGTERM and the end.")] = 2.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
 ) -> None:
@@ -44,5 +45,5 @@ def serve(
     rrmsdk.serve(
         model, models=models, name=name, host=host, port=port, token_file=token_file,
         admin_token_file=admin_token_file, insecure=insecure, provider=provider, threads=threads, max_batch=max_batch,
-        max_queue=max_queue, timeout=timeout, max_body=max_body, drain=drain, quiet=quiet,
+        max_queue=max_queue, timeout=timeout, max_body=max_body, window=window, drain=drain, quiet=quiet,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from rrmsdk.errors import MismatchError, RrmError, SaveError
 from rrmsdk.exports import variants
 from rrmsdk.exports.onnx import to_onnx, traced, write
 from rrmsdk.exports.parity import check_parity
+from rrmsdk.exports.reference import Reference, write_reference
 from rrmsdk.exports.robust import Trial, check_robust
 from rrmsdk.runtime.session import open_session
 from rrmsdk.schema import bundle as bundles
@@ -28,7 +29,8 @@ from rrmsdk.schema.parity import Calibration, ExportParity, Parity, RobustParity
 from rrmsdk.verification import provenance
 
 __all__ = [
-    "Calibrating", "Calibration", "ExportParity", "Parity", "RobustParity", "Trial", "Variant", "check_parity",
+    "Calibrating", "Calibration", "ExportParity", "Parity", "Reference", "RobustParity", "Trial",
+    "Variant", "check_parity",
     "check_robust", "export_onnx", "to_onnx",
 ]  # fmt: skip
 
@@ -70,6 +72,7 @@ def export_onnx(
     *,
     variant: Variant = Variant(),
     trial: Trial | None = None,
+    reference: Reference | None = None,
 ) -> Bundle:
     """The bundle with the graph and its parity in it (`onnx/model.onnx`, `onnx/parity.json`), or exactly as it was.
 
@@ -79,6 +82,8 @@ def export_onnx(
 
     Args:
         trial: what the graph has to withstand; None: only the logits are compared.
+        reference: images for `onnx/golden.safetensors` and `onnx/serving.json`, with which a server compares itself;
+            None: these are not written.
 
     Raises:
         MismatchError: `model` is another architecture than the card's.
@@ -100,7 +105,11 @@ def export_onnx(
                 metadata=describe(bundle.card, variant),
             )
             value.write(_compare(stored, bundle.card, made / onnx, clean, attacked, variant, trial), made / parity)
-            return bundles.update(bundle, {name: made / name for name in (onnx, parity)})
+            names = (onnx, parity)
+            if reference is not None:
+                weights = bundle.card.files[bundles.WEIGHTS]
+                names += write_reference(stored.cpu().float().eval(), weights, reference, made)
+            return bundles.update(bundle, {name: made / name for name in names})
     except OSError as exc:
         if isinstance(exc, RrmError):
             raise

@@ -19,10 +19,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 
 from rrmsdk.runtime import body, images, page, protocol
-from rrmsdk.runtime.metrics import LOW_MARGIN, margins, softmax
+from rrmsdk.runtime.metrics import LOW_MARGIN
 from rrmsdk.runtime.protocol import as_json, service_of
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.service import LARGEST_FILE, Service
+from rrmsdk.runtime.statistics import margins, softmax
 
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")  # to everybody: they tell nothing of the model
 UNREAD = (408, 413, 415)  # statuses after which a client may still be sending
@@ -138,7 +139,7 @@ async def card(request: Request) -> Response:
     warning = served.report.warning() if served.report else ""
     return as_json({
         "model": service.name, "version": served.version, "sha256": served.sha256, "card": about, "report": report,
-        "warning": warning,
+        "warning": warning, "golden": served.golden, "lacks": served.lacks,
     })  # fmt: skip
 
 
@@ -164,4 +165,6 @@ async def predict(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    service = service_of(request)
+    service.metrics.drifted(service.store.loaded)
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

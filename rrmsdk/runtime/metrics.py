@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from rrmsdk.runtime.batcher import Answer
 from rrmsdk.runtime.served import Served
+from rrmsdk.runtime.statistics import margins, softmax
 
 LOW_MARGIN = 0.1  # between the two largest probabilities
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -92,6 +92,11 @@ class Metrics:
         self.swaps = Counter("rrmsdk_swaps", "Loads and rollbacks of a version", ("outcome",), registry=registry)
         self.serving = Gauge("rrmsdk_serving", "1 for the version that answers", ("version",), registry=registry)
 
+        labels = ("version", "of")
+        self.effect = Gauge("rrmsdk_drift_effect", "PSI or KS of the last full window", labels, registry=registry)
+        self.above = Gauge("rrmsdk_drift_above", "1 where that matters and is no chance", labels, registry=registry)
+        self.windows = Gauge("rrmsdk_drift_windows", "Windows that are full", ("version",), registry=registry)
+
     def of(self, version: str) -> Statistics:
         return self.versions.setdefault(version, Statistics())
 
@@ -124,16 +129,18 @@ class Metrics:
         if version is not None:
             self.serving.labels(version).set(1)
 
+    def drifted(self, loaded: Sequence[Served]) -> None:
+        """What the last windows of these versions, and of no other, have found."""
+        for gauge in (self.effect, self.above, self.windows):
+            gauge.clear()
+        for served in loaded:
+            if served.windows is None:
+                continue
+            last = served.windows.last
+            self.windows.labels(served.version).set(last.number if last else 0)
+            for name, found in (last.drift if last else {}).items():
+                self.effect.labels(served.version, name).set(found.effect)
+                self.above.labels(served.version, name).set(found.above)
+
     def text(self) -> bytes:
         return generate_latest(self.registry)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
-
-
-def margins(probabilities: np.ndarray) -> np.ndarray:
-    """Of each image: how far the largest probability is above the second."""
-    second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-    return first - second

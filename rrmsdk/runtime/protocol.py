@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from rrmsdk.runtime import body, v2
 from rrmsdk.runtime.refused import Refused
-from rrmsdk.runtime.served import Served
+from rrmsdk.runtime.served import Served, warn_of
 from rrmsdk.runtime.service import SMALL, Service
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
@@ -39,6 +39,7 @@ def routes() -> list[Route]:
             Route(f"{place}/ready", model_ready, methods=["GET"]),
             Route(f"{place}/config", config, methods=["GET"]),
             Route(f"{place}/stats", statistics, methods=["GET"]),
+            Route(f"{place}/drift", drift, methods=["GET"]),
         ]
     return found
 
@@ -107,6 +108,14 @@ async def statistics(request: Request) -> Response:
     return as_json({"model_stats": told})
 
 
+async def drift(request: Request) -> Response:
+    """See `rrmsdk.schema.drift.Drift`."""
+    service, served = service_of(request), _served(request)
+    if served.windows is None:
+        raise Refused(404, served.lacks or "")
+    return as_json(served.windows.told(service.name, served.version).model_dump(mode="json"))
+
+
 async def infer(request: Request) -> Response:
     service, served = service_of(request), _served(request)
     content = await body.read(request.receive, request.headers, service.most_bytes(served), service.limits.timeout)
@@ -161,6 +170,7 @@ async def _swapped(service: Service, swap: Any) -> Response:
         raise
     service.metrics.swaps.labels("done").inc()
     LOG.info("swapped", extra={"fields": {"version": served.version, "sha256": served.sha256}})
+    warn_of(served)
     service.metrics.now_serving(service.version)
     return as_json({"name": service.name, "version": served.version, "sha256": served.sha256})
 

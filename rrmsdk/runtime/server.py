@@ -21,6 +21,7 @@ import uvicorn
 from rrmsdk.errors import FieldError
 from rrmsdk.runtime.app import App
 from rrmsdk.runtime.door import Door
+from rrmsdk.runtime.served import warn_of
 from rrmsdk.runtime.service import Service
 
 CONNECTIONS = 1024  # at a time; more are answered 503
@@ -92,6 +93,8 @@ def until_stopped(service: Service, sock: socket.socket, drain: float) -> None:
     try:
         with running(service, sock, stops) as url:
             say("serving", url=url, model=service.name, version=service.version)
+            for served in service.store.loaded:
+                warn_of(served)
             if stops.get():
                 service.stopping = True
                 say("stopping", drain=drain)

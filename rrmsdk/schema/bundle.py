@@ -23,6 +23,8 @@ CARD, CONFIG, WEIGHTS, REPORT, README, RECIPE = (
     "card.json", "config.json", "model.safetensors", "report.json", "README.md", "recipe.toml",
 )  # fmt: skip
 ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
+# What a server compares itself with, before it answers and while it does.
+GOLDEN, EXPECTED = "onnx/golden.safetensors", "onnx/serving.json"
 # Smaller graphs beside it and what is known of each. `fp16` and `int8` are named as transformers.js names its dtypes.
 VARIANTS = {name: (f"onnx/model_{name}.onnx", f"onnx/parity_{name}.json") for name in ("fp16", "int8", "int8_tensorrt")}
 CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.json"
@@ -35,7 +37,9 @@ TRAINING = (".lock", "metrics.csv", "tensorboard", "best.safetensors", "last.saf
 CLIENTS = (".cache", ".git", ".gitattributes", ".github", ".gitignore")  # of git and the Hub's client
 NEXT, LOCK, LOCK_SECONDS = ".card.next.json", ".bundle.lock", 10.0
 _VARIANT_FILES = (name for both in VARIANTS.values() for name in both)
-BUNDLE_FILES = (CONFIG, WEIGHTS, ONNX, PARITY, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE, *_VARIANT_FILES)
+BUNDLE_FILES = (
+    CONFIG, WEIGHTS, ONNX, PARITY, GOLDEN, EXPECTED, REPORT, RECIPE, CORRUPTIONS, CERTIFIED, CURVE, *_VARIANT_FILES,
+)  # fmt: skip
 # May lie in a bundle's folder though no signature covers it: README.md and
 # preprocessor_config.json are made when it is pushed, the others never travel.
 UNSIGNED = (README, PREPROCESSOR, SIGNATURE, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)

@@ -24,6 +24,7 @@ class Serving(Value):
     max_batch, max_queue: images; a request has at most `max_batch`, and is answered 503 where the queue is full.
     timeout: seconds after which a request is answered 504.
     max_body: bytes of an infer request; None: what `max_batch` images take as JSON, at most 32 MB.
+    window: images after which those that were seen are compared with what the export expects (`/v2/models/M/drift`).
     drain: seconds between telling 'not ready' and refusing connections, once it is to stop.
     quiet: no line for each request.
     """
@@ -41,5 +42,6 @@ class Serving(Value):
     max_queue: Count = 1024
     timeout: Annotated[float, Field(gt=0)] = 10.0
     max_body: Count | None = None
+    window: Count = 1000
     drain: Annotated[float, Field(ge=0)] = 2.0
     quiet: bool = False
