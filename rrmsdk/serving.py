@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk.errors import FieldError, MissingExtraError
+from rrmsdk.errors import DataError, FieldError, MissingExtraError, RrmError
 from rrmsdk.opening import opened
 from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.serving import Serving
 from rrmsdk.schema.value import parse
 
 if TYPE_CHECKING:
+    from rrmsdk.runtime.served import Served
     from rrmsdk.runtime.service import Service
+    from rrmsdk.runtime.source import Source
+    from rrmsdk.runtime.store import Store
 
 _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "orjson", "PIL")
 
@@ -52,8 +57,10 @@ def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
     from rrmsdk.runtime.served import Opening
     from rrmsdk.runtime.service import Limits, Service
     from rrmsdk.runtime.store import Store
+    from rrmsdk.runtime.watch import Watch
 
-    if model is None and wanted.models is None:
+    models = _models(wanted)
+    if model is None and models is None:
         raise FieldError("name what to serve: a bundle (rrmsdk serve runs/r50), a folder of versions (--models DIR)")
     tokens, admin = (None if at is None else open_tokens(at) for at in (wanted.token_file, wanted.admin_token_file))
     if tokens is None and not wanted.insecure and not _loopback(wanted.host):
@@ -62,11 +69,94 @@ def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
             "(made by: openssl rand -hex 16 > FILE), or --insecure where something else keeps them out"
         )
     first = None if model is None else opened(model).path
-    store = Store(first, wanted.models, Opening(wanted.provider, wanted.threads, wanted.max_batch, wanted.window))
-    served = store.begin()
+    store = Store(first, models, Opening(wanted.provider, wanted.threads, wanted.max_batch, wanted.window))
+    source = None if wanted.watch is None or models is None else _source(wanted, store, models)
+    served = store.begin() if source is None or model is not None else _begun(store, source)
     called = wanted.name or re.sub(r"[^A-Za-z0-9_.-]", "-", served.bundle.card.name)[:64]
     limits = Limits(wanted.max_batch, wanted.max_queue, wanted.timeout, wanted.max_body)
-    return Service(called, rrmsdk.__version__, store, Access(tokens, admin), limits)
+    service = Service(called, rrmsdk.__version__, store, Access(tokens, admin), limits)
+    service.watch = None if source is None else Watch(source, wanted.every)
+    _begin_trials(service, wanted)
+    return service
+
+
+def _models(wanted: Serving) -> Path | None:
+    """The folder of versions. Raises FieldError."""
+    if wanted.watch is None:
+        return wanted.models
+    if not _on_hub(wanted.watch):
+        folder = Path(str(wanted.watch).removeprefix("path:")).expanduser()
+        if wanted.models is not None and wanted.models.expanduser().resolve() != folder.resolve():
+            raise FieldError(f"the folder of versions is {wanted.models} or {folder}, not both. Leave --models out")
+        return folder
+    if wanted.models is None:
+        raise FieldError(f"give a folder for the versions that come from {wanted.watch}: --models DIR")
+    return wanted.models
+
+
+def _on_hub(watch: str | Path) -> bool:
+    return isinstance(watch, str) and watch.startswith("hub:")
+
+
+def _source(wanted: Serving, store: Store, models: Path) -> Source:
+    """Where new versions come from. Raises RefError, MismatchError, SaveError."""
+    from rrmsdk.runtime.source import Folder
+
+    if not _on_hub(str(wanted.watch)):
+        return Folder(store, models)
+    from huggingface_hub.utils import disable_progress_bars
+
+    from rrmsdk.hub.following import follow
+
+    disable_progress_bars()  # what is logged are lines of JSON
+    return follow(Ref.parse(str(wanted.watch)), models, keep=wanted.keep)
+
+
+def _begun(store: Store, source: Source) -> Served:
+    """The best version that can be served, so that a server comes back though the last one is bad or the Hub is away.
+
+    Raises:
+        As the version that failed last; what is pinned has to be there.
+    """
+    if store.pinned is not None:
+        return store.begin()
+    failed: RrmError | None = None
+    for version in source.at_first():
+        try:
+            return store.begin(version)
+        except RrmError as exc:
+            told = {"version": version, "reason": str(exc)}
+            logging.getLogger("rrmsdk.serve").warning("not served", extra={"fields": told})
+            failed = exc
+    if failed is not None:
+        raise failed
+    return store.begin()  # which says that there is none
+
+
+def _begin_trials(service: Service, wanted: Serving) -> None:
+    """Raises DataError, FieldError: there is no such version, or it cannot be served."""
+    from rrmsdk.runtime.refused import Refused
+
+    try:
+        if wanted.canary is not None:
+            version, percent = _canary(wanted.canary)
+            service.try_canary(service.store.begin_beside("canary", version), percent)
+        if wanted.shadow is not None:
+            service.try_shadow(service.store.begin_beside("shadow", wanted.shadow))
+    except Refused as exc:
+        raise DataError(f"no trial: {exc.says}") from exc
+
+
+def _canary(text: str) -> tuple[str, float]:
+    """Raises FieldError."""
+    version, _, percent = text.rpartition("=")
+    try:
+        share = float(percent)
+    except ValueError:
+        share = 0.0
+    if not version or not 0 < share <= 100:
+        raise FieldError(f"canary = '{text}': VERSION=PERCENT is wanted, such as 8=5 for 5 % of the requests")
+    return version, share
 
 
 def _loopback(host: str) -> bool:

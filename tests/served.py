@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import load
+from safetensors.numpy import load, save
 
 from rrmsdk import files
 from rrmsdk.runtime import drift, golden
@@ -73,3 +73,26 @@ def graph(weight: np.ndarray, size: int, metadata: dict[str, str]) -> onnx.Model
 
 def some_digits(images: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((images, 1, 8, 8), dtype=np.float32)
+
+
+def make_classifier(folder: Path, rows: np.ndarray) -> Bundle:
+    """A bundle whose logits are pixels . rows."""
+    made = make_bundle(folder, attacked=False)
+    files.write_bytes(folder / bundles.WEIGHTS, save({"head.weight": np.ascontiguousarray(rows.T)}))
+    made = bundles.seal(folder, made.card)
+    about = {"rrmsdk.weights_sha256": made.card.files[bundles.WEIGHTS]}
+    files.write_bytes(folder / ONNX, graph(rows, 8, about).SerializeToString())
+    return with_parity(made)
+
+
+def pixel_classifier(swapped: bool = False) -> np.ndarray:
+    """Class k for an image whose pixel k alone is lit, by a margin that is known; `swapped`: classes 0 and 1 are."""
+    rows = np.zeros((64, 10), np.float32)
+    rows[np.arange(10), [1, 0, *range(2, 10)] if swapped else np.arange(10)] = 2.0
+    return rows
+
+
+def lit(*classes: int) -> np.ndarray:
+    pixels = np.zeros((len(classes), 1, 8, 8), np.float32)
+    pixels.reshape(len(classes), 64)[np.arange(len(classes)), classes] = 1.0
+    return pixels

@@ -51,9 +51,9 @@ class Process:
 
 
 @contextmanager
-def started(*options: Any) -> Iterator[Process]:
+def started(*options: Any, **env: str) -> Iterator[Process]:
     command = [sys.executable, "-m", "rrmsdk", "serve", "--port", "0", "--threads", "1", *map(str, options)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | env)
     try:
         made = Process(process, "")
         made.url = made.until("serving")["url"]

@@ -40,10 +40,22 @@ def serve(
     window: Annotated[int, typer.Option(help="Images after which those seen are compared with those expected.")] = 1000,
     drain: Annotated[float, typer.Option(help="Seconds of 'not ready' between SIGTERM and the end.")] = 2.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
+    watch: Annotated[
+        str | None, typer.Option(help="hub:ORG/NAME@TAG or a folder: newer versions that pass all checks answer.")
+    ] = None,
+    every: Annotated[float, typer.Option(help="Seconds between two looks at --watch.")] = 60.0,
+    keep: Annotated[int, typer.Option(help="Versions from the Hub kept on the disk beside those in use.")] = 3,
+    canary: Annotated[
+        str | None, typer.Option(help="VERSION=PERCENT: a version of --models that answers a share of the requests.")
+    ] = None,
+    shadow: Annotated[
+        str | None, typer.Option(help="A version of --models that computes all again, to be compared.")
+    ] = None,
 ) -> None:
     """Answer over HTTP, in the Open Inference Protocol v2 and for images, until SIGTERM or Ctrl-C."""
     rrmsdk.serve(
         model, models=models, name=name, host=host, port=port, token_file=token_file,
         admin_token_file=admin_token_file, insecure=insecure, provider=provider, threads=threads, max_batch=max_batch,
-        max_queue=max_queue, timeout=timeout, max_body=max_body, window=window, drain=drain, quiet=quiet,
+        max_queue=max_queue, timeout=timeout, max_body=max_body, window=window, drain=drain, quiet=quiet, watch=watch,
+        every=every, keep=keep, canary=canary, shadow=shadow,
     )  # fmt: skip

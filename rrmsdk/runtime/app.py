@@ -49,7 +49,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
-        async with self.service.batcher:
+        async with self.service.running():
             yield
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -152,6 +152,7 @@ async def predict(request: Request) -> Response:
     encoded = await body.read(request.receive, request.headers, LARGEST_FILE, service.limits.timeout)
     async with service.decoding:
         pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
+    served = service.choose(service.name, None, request.scope["request_id"])
     answer = await service.infer(served, pixels, request.receive, None)
     probabilities = softmax(answer.logits.astype(np.float64))
     (margin,), (shares,) = margins(probabilities), probabilities

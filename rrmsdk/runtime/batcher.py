@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -56,15 +59,18 @@ class Batcher:
 
     max_batch: images that run together, and the most that one request may have.
     max_queue: images that may wait.
+    low: whether its thread gives way to all others, where the system knows priorities of threads (Linux).
     """
 
-    def __init__(self, *, max_batch: int = 64, max_queue: int = 1024) -> None:
+    def __init__(self, *, max_batch: int = 64, max_queue: int = 1024, low: bool = False) -> None:
         self.max_batch = max_batch
         self.max_queue = max(max_queue, max_batch)
         self.images = 0  # that wait
         self._queue: deque[_Waiting] = deque()
         self._some, self._idle = asyncio.Event(), asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rrmsdk-network")
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="rrmsdk-network", initializer=_give_way if low else None
+        )
         self._closing = False
 
     async def __aenter__(self) -> Batcher:
@@ -143,6 +149,12 @@ class Batcher:
             self._queue.remove(one)
             self.images -= len(one.pixels)
         return [one for one in taken if not one.answer.done()]
+
+
+def _give_way() -> None:
+    """Of the thread that calls it; the number that Linux has for a thread stands for one alone."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _run(network: Network, parts: Sequence[np.ndarray]) -> list[np.ndarray]:

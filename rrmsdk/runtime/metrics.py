@@ -18,6 +18,7 @@ LOW_MARGIN = 0.1  # between the two largest probabilities
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MARGINS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_CHANGES = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Statistics:
     waited: int = 0
     took: int = 0
     last: int = 0  # milliseconds since 1970
+    low: int = 0  # images of a low margin
+    classes: Tally[str] = field(default_factory=Tally)
     batches: Tally[int] = field(default_factory=Tally)
     batches_took: Tally[int] = field(default_factory=Tally)
 
@@ -91,6 +94,25 @@ class Metrics:
         )
         self.swaps = Counter("rrmsdk_swaps", "Loads and rollbacks of a version", ("outcome",), registry=registry)
         self.serving = Gauge("rrmsdk_serving", "1 for the version that answers", ("version",), registry=registry)
+        self.answers = Histogram(
+            "rrmsdk_answer_seconds",
+            "In queue and network",
+            ("version",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.failures = Counter("rrmsdk_failures", "Requests that no answer followed", ("version",), registry=registry)
+        self.looked = Gauge("rrmsdk_watch_looked_timestamp_seconds", "When the source was seen last", registry=registry)
+        self.troubles = Counter("rrmsdk_watch_troubles", "Looks at the source that failed", registry=registry)
+        self.canary = Gauge("rrmsdk_canary_percent", "Of the requests, by version", ("version",), registry=registry)
+        self.shadow = Counter(
+            "rrmsdk_shadow_images", "Images of the shadow: agree, disagree, dropped, failed", ("version", "outcome"),
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_margin = Histogram(
+            "rrmsdk_shadow_margin_change", "Margin of the shadow less that of the version that answers", ("version",),
+            buckets=_CHANGES, registry=registry,
+        )  # fmt: skip
 
         labels = ("version", "of")
         self.effect = Gauge("rrmsdk_drift_effect", "PSI or KS of the last full window", labels, registry=registry)
@@ -102,6 +124,7 @@ class Metrics:
 
     def failed(self, served: Served) -> None:
         self.of(served.version).failed += 1
+        self.failures.labels(served.version).inc()
 
     def answered(self, served: Served, answer: Answer) -> None:
         about, images = self.of(served.version), len(answer.logits)
@@ -111,6 +134,7 @@ class Metrics:
         about.took += int(answer.took * 1e9)
         about.last = time.time_ns() // 1_000_000
         self.queue.observe(answer.waited)
+        self.answers.labels(served.version).observe(answer.waited + answer.took)
         if answer.leads:
             about.batches[answer.batch] += 1
             about.batches_took[answer.batch] += int(answer.took * 1e9)
@@ -118,10 +142,12 @@ class Metrics:
             self.network.observe(answer.took)
         probabilities = softmax(answer.logits)
         for label in probabilities.argmax(axis=1):
+            about.classes[served.labels[label]] += 1
             self.classes.labels(served.version, served.labels[label]).inc()
         for margin in margins(probabilities):
             self.margin.labels(served.version).observe(margin)
             if margin < LOW_MARGIN:
+                about.low += 1
                 self.low.labels(served.version).inc()
 
     def now_serving(self, version: str | None) -> None:

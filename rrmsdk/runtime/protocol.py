@@ -31,6 +31,10 @@ def routes() -> list[Route]:
         Route("/v2/repository/models/{model}/load", load, methods=["POST"]),
         Route("/v2/repository/models/{model}/rollback", rollback, methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", unload, methods=["POST"]),
+        Route("/v2/repository/models/{model}/canary", canary, methods=["GET"]),
+        Route("/v2/repository/models/{model}/canary", change_canary, methods=["POST"]),
+        Route("/v2/repository/models/{model}/shadow", shadow, methods=["GET"]),
+        Route("/v2/repository/models/{model}/shadow", change_shadow, methods=["POST"]),
     ]
     for place in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         found += [
@@ -75,7 +79,7 @@ async def metadata(request: Request) -> Response:
     (given, asked), session = served.session.ends, served.session
     return as_json({
         "name": service.name,
-        "versions": [one.version for one in service.store.loaded],
+        "versions": [one.version for one in service.store.named],
         "platform": PLATFORM,
         "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
         "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
@@ -101,7 +105,7 @@ async def config(request: Request) -> Response:
 async def statistics(request: Request) -> Response:
     service = service_of(request)
     named = "model" in request.path_params
-    served = (_served(request),) if "version" in request.path_params else service.store.loaded
+    served = (_served(request),) if "version" in request.path_params else service.store.named
     if named:
         _served(request)  # 404 for another model
     told = [service.metrics.of(one.version).told(service.name, one.version) for one in served]
@@ -124,6 +128,8 @@ async def infer(request: Request) -> Response:
     except v2.BadPixels:
         service.metrics.bad.inc()
         raise
+    named = request.path_params.get("version")  # all versions take the same pixels
+    served = service.choose(service.name, named, asked.id or request.scope["request_id"])
     answer = await service.infer(served, asked.pixels, request.receive, asked.timeout)
     told, length = v2.write(asked, answer.logits, service.name, served.version, served.session.ends[1])
     if length is None:
@@ -157,8 +163,67 @@ async def rollback(request: Request) -> Response:
 async def unload(request: Request) -> Response:
     service = _administered(request)
     await service.store.unload(_version(await _parameters(request)))
-    service.metrics.now_serving(service.version)
+    service.changed()
     return as_json({"name": service.name})
+
+
+async def canary(request: Request) -> Response:
+    return as_json(_canary_of(_administered(request)))
+
+
+async def change_canary(request: Request) -> Response:
+    """Start one (version, percent), give it another share (percent), end it (stop), let it answer all (promote)."""
+    service = _administered(request)
+    parameters = await _parameters(request, "version", "percent", "stop", "promote")
+    if _only(parameters, "promote"):
+        return await _swapped(service, service.store.promote())
+    if _only(parameters, "stop"):
+        service.store.end("canary")
+        service.changed()
+    else:
+        now, percent = service.canary, _percent(parameters)
+        version = _version(parameters) or (now.served.version if now else None)
+        if version is None:
+            raise Refused(400, "name the version that is to be the canary")
+        same = now is not None and now.served.version == version
+        served = now.served if now and same else await service.store.bring("canary", version)
+        service.try_canary(served, percent)
+    return _told("canary", _canary_of(service))
+
+
+async def shadow(request: Request) -> Response:
+    return as_json(_shadow_of(_administered(request)))
+
+
+async def change_shadow(request: Request) -> Response:
+    """Start one (version), or end it (stop)."""
+    service = _administered(request)
+    parameters = await _parameters(request, "version", "stop")
+    if _only(parameters, "stop"):
+        service.store.end("shadow")
+        service.changed()
+    else:
+        version = _version(parameters)
+        if version is None:
+            raise Refused(400, "name the version that is to be the shadow")
+        service.try_shadow(await service.store.bring("shadow", version))
+    return _told("shadow", _shadow_of(service))
+
+
+def _canary_of(service: Service) -> dict[str, Any]:
+    now = service.canary
+    told = now and {"version": now.served.version, "percent": now.percent, "since": now.since}
+    compared = now.compared(service.metrics.versions, service.version) if now else []
+    return {"name": service.name, "canary": told, "compared": compared}
+
+
+def _shadow_of(service: Service) -> dict[str, Any]:
+    return {"name": service.name, "version": service.version, "shadow": service.shadow and service.shadow.told()}
+
+
+def _told(role: str, told: dict[str, Any]) -> Response:
+    LOG.info(role, extra={"fields": {"now": told[role]}})
+    return as_json(told)
 
 
 async def _swapped(service: Service, swap: Any) -> Response:
@@ -171,7 +236,7 @@ async def _swapped(service: Service, swap: Any) -> Response:
     service.metrics.swaps.labels("done").inc()
     LOG.info("swapped", extra={"fields": {"version": served.version, "sha256": served.sha256}})
     warn_of(served)
-    service.metrics.now_serving(service.version)
+    service.changed()
     return as_json({"name": service.name, "version": served.version, "sha256": served.sha256})
 
 
@@ -203,12 +268,13 @@ async def _object(request: Request) -> dict[str, Any]:
     return asked
 
 
-async def _parameters(request: Request) -> dict[str, Any]:
-    """Of a load, rollback or unload. Files and configurations of a client's are never taken."""
+async def _parameters(request: Request, *known: str) -> dict[str, Any]:
+    """Of a repository call. Files and configurations of a client's are never taken."""
     parameters = (await _object(request)).get("parameters") or {}
-    known = {"version", "pin", "unload_dependents"}
-    if not isinstance(parameters, dict) or parameters.keys() - known:
-        raise Refused(400, "the parameters are version and pin; models are put into the folder of versions, not sent")
+    known = known or ("version", "pin")
+    if not isinstance(parameters, dict) or parameters.keys() - {*known, "unload_dependents"}:
+        told = f"{', '.join(known[:-1])} and {known[-1]}"
+        raise Refused(400, f"the parameters are {told}; models are put into the folder of versions, not sent")
     return parameters
 
 
@@ -224,3 +290,17 @@ def _pin(parameters: dict[str, Any]) -> bool | None:
     if pin is not None and not isinstance(pin, bool):
         raise Refused(400, "'pin' must be true or false")
     return pin
+
+
+def _percent(parameters: dict[str, Any]) -> float:
+    percent = parameters.get("percent")
+    if not isinstance(percent, int | float) or isinstance(percent, bool) or not 0 < percent <= 100:
+        raise Refused(400, "'percent' must be a number above 0, at most 100; 'stop' = true ends the canary")
+    return float(percent)
+
+
+def _only(parameters: dict[str, Any], name: str) -> bool:
+    """Whether it is asked for; nothing else may be then."""
+    if name in parameters and parameters != {name: True}:
+        raise Refused(400, f"'{name}' must be true, and the only parameter")
+    return name in parameters

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, MismatchError, RrmError, SaveError
+from rrmsdk.errors import DataError, MismatchError, RrmError
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Opening, Served, open_served
 from rrmsdk.schema import bundle as bundles
 
 PIN = "pinned"  # in the folder of versions; its text is the one that answers
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Role = Literal["canary", "shadow"]
 
 
 class Store:
@@ -24,11 +28,15 @@ class Store:
     answered before stays loaded, for rolling back and for clients that name it.
 
     loaded: the first one answers whoever names no version.
+    beside: versions that are on trial; none of them is what a roll-back goes to.
+    followed: what the newest is where names have no order; None: the last by name is.
     failed: why a version could not be loaded, by version.
     """
 
     def __init__(self, first: Path | None, root: Path | None, opening: Opening, *, keep: int = 2) -> None:
         self.loaded: tuple[Served, ...] = ()
+        self.beside: dict[Role, Served] = {}
+        self.followed: str | None = None
         self.failed: dict[str, str] = {}
         self._first, self._root, self._opening, self._keep = first, root, opening, keep
         self._alone = asyncio.Lock()
@@ -39,8 +47,23 @@ class Store:
         path = self._root / PIN if self._root else None
         return path.read_text().strip() if path and path.is_file() else None
 
-    def begin(self) -> Served:
+    @property
+    def named(self) -> tuple[Served, ...]:
+        """The versions that a request may name."""
+        canary = self.beside.get("canary")
+        return self.loaded if canary is None or canary in self.loaded else (*self.loaded, canary)
+
+    @property
+    def in_use(self) -> set[str]:
+        """Versions that have to stay where they lie: loaded, on trial, or pinned."""
+        found = {served.version for served in (*self.loaded, *self.beside.values())}
+        return found if self.pinned is None else found | {self.pinned}
+
+    def begin(self, version: str | None = None) -> Served:
         """Load what answers at first: the pinned version, else the bundle that was named, else the newest version.
+
+        Args:
+            version: instead of the newest.
 
         Raises:
             As `open_served`; DataError: there is no version at all.
@@ -50,7 +73,7 @@ class Store:
             raise DataError(f"{self._root}, the folder of versions, is not there")
         if pinned is not None and pinned not in self.versions():
             raise DataError(f"{self._root}/{PIN} names version {pinned}, which is not there. Mend or delete that file")
-        version = pinned or (None if self._first else self._newest())
+        version = pinned or (None if self._first else version or self._newest())
         place = self._root / version if self._root and version else self._first
         assert place is not None
         served = open_served(place, version, self._opening)
@@ -59,10 +82,10 @@ class Store:
 
     def find(self, version: str | None) -> Served:
         """A loaded version; None: the one that answers. Raises Refused (404)."""
-        for served in self.loaded:
+        for served in self.loaded if version is None else self.named:
             if version in (None, served.version):
                 return served
-        names = ", ".join(served.version for served in self.loaded)
+        names = ", ".join(served.version for served in self.named)
         raise Refused(404, f"no such version is loaded; loaded: {names or 'none'}")
 
     def versions(self) -> list[str]:
@@ -83,32 +106,56 @@ class Store:
         """
         async with self._alone:
             self._may_change(version, pin)
-            wanted = version or self._next(pin)
-            place, name = self._place(wanted)
-            try:
-                served = await asyncio.to_thread(open_served, place, name, self._opening)
-                _same_kind(served, self.loaded)
-                self._keep_pin(served.version, pin)
-            except RrmError as exc:
-                reason = self._without_places(exc)
-                if wanted is not None:
-                    self.failed[wanted] = reason
-                stays = f"; version {self.loaded[0].version} stays" if self.loaded else ""
-                raise Refused(409, f"{reason}{stays}") from exc
-            self.failed.pop(served.version, None)
-            others = tuple(one for one in self.loaded if one.version != served.version)
-            self.loaded = (served, *others)[: self._keep]
+            served = await asyncio.to_thread(self._open, version or self._next(pin), self._opening)
+            self._keep_pin(served.version, pin)
+            self._let_answer(served)
             return served
+
+    async def bring(self, role: Role, version: str) -> Served:
+        """Load `version` for a trial, in the place of the one that is on it. Raises Refused: 404, 409."""
+        async with self._alone:
+            return await asyncio.to_thread(self.begin_beside, role, version)
+
+    def begin_beside(self, role: Role, version: str) -> Served:
+        """As `bring`, before the server runs.
+
+        A shadow works in one thread, which can be given a low priority; those of a pool would keep their own.
+        """
+        if self.loaded and self.loaded[0].version == version:
+            raise Refused(409, f"version {version} answers already")
+        there = [served for served in self.named if served.version == version]
+        if role == "shadow":
+            served = self._open(version, replace(self._opening, threads=1))
+        else:
+            served = there[0] if there else self._open(version, self._opening)
+        self.beside = {**self.beside, role: served}
+        return served
+
+    async def promote(self) -> Served:
+        """Let the canary answer everybody. Raises Refused (409): there is none, or another version is pinned."""
+        async with self._alone:
+            served = self.beside.get("canary")
+            if served is None:
+                raise Refused(409, "there is no canary")
+            self._may_change(served.version, None)
+            self._let_answer(served)
+            return served
+
+    def end(self, role: Role) -> None:
+        """End a trial. Raises Refused (409): there is none."""
+        if role not in self.beside:
+            raise Refused(409, f"there is no {role}")
+        self.beside = {other: served for other, served in self.beside.items() if other != role}
 
     async def roll_back(self, pin: bool | None) -> Served:
         """Let the version answer that did before. Raises Refused (409): none did, or one is pinned."""
         async with self._alone:
             if len(self.loaded) < 2:
                 raise Refused(409, "there is no version to go back to")
-            now, before, *others = self.loaded
+            before = self.loaded[1]
             self._may_change(before.version, pin)
             self._keep_pin(before.version, pin)
-            self.loaded = (before, now, *others)
+            self._let_answer(before)
             return before
 
     async def unload(self, version: str | None) -> None:
@@ -117,13 +164,41 @@ class Store:
             if version is not None:
                 self.find(version)
             self.loaded = tuple(one for one in self.loaded if version not in (None, one.version))
+            self._no_trial_of(version)
 
     def index(self) -> list[tuple[str, bool, str]]:
         """Version, whether it is loaded, and why not where that failed."""
-        loaded = [served.version for served in self.loaded]
+        loaded = [served.version for served in self.named]
         known = [*loaded, *(one for one in reversed(self.versions()) if one not in loaded)]
         known += [version for version in self.failed if version not in known]
         return [(version, version in loaded, self.failed.get(version, "")) for version in known]
+
+    def _open(self, version: str | None, opening: Opening) -> Served:
+        """Checked, tried, and of the same kind as what is loaded. Raises Refused: 404, 409."""
+        place, name = self._place(version)
+        try:
+            served = open_served(place, name, opening)
+            _same_kind(served, self.loaded)
+        except RrmError as exc:
+            reason = self._without_places(exc)
+            if version is not None:
+                self.failed[version] = reason
+            raise self._stays(reason) from exc
+        self.failed.pop(served.version, None)
+        return served
+
+    def _let_answer(self, served: Served) -> None:
+        others = tuple(one for one in self.loaded if one.version != served.version)
+        self.loaded = (served, *others)[: self._keep]
+        self._no_trial_of(served.version)
+
+    def _no_trial_of(self, version: str | None) -> None:
+        """A trial ends when its version answers, or is unloaded. None: of any."""
+        self.beside = {role: one for role, one in self.beside.items() if version not in (None, one.version)}
+
+    def _stays(self, reason: str) -> Refused:
+        stays = f"; version {self.loaded[0].version} stays" if self.loaded else ""
+        return Refused(409, f"{reason}{stays}")
 
     def _next(self, pin: bool | None) -> str | None:
         """The version meant by who names none; None: the bundle that was named. Raises Refused (404)."""
@@ -132,7 +207,7 @@ class Store:
             return pinned
         if not found and self._first is None:
             raise Refused(404, "there is no version")
-        return found[-1] if found else None
+        return self.followed if self.followed in found else found[-1] if found else None
 
     def _place(self, version: str | None) -> tuple[Path, str | None]:
         """Where a version lies; never outside of `root`. Raises Refused (404)."""
@@ -165,16 +240,16 @@ class Store:
             raise Refused(409, f"version {pinned} is pinned. Unpin it with the same call: the parameter pin = false")
 
     def _keep_pin(self, version: str, pin: bool | None) -> None:
-        """Raises SaveError."""
+        """Raises Refused (409): the folder cannot be written."""
         if self._root is None or pin is None:
             return
-        if pin:
-            files.write_text(self._root / PIN, version + "\n")
-            return
         try:
-            (self._root / PIN).unlink(missing_ok=True)
+            if pin:
+                files.write_text(self._root / PIN, version + "\n")
+            else:
+                (self._root / PIN).unlink(missing_ok=True)
         except OSError as exc:
-            raise SaveError(f"could not unpin: {exc.strerror}") from exc
+            raise self._stays(f"the pin could not be written: {exc.strerror or 'see the log'}") from exc
 
     def _without_places(self, exc: RrmError) -> str:
         """An error of ours for a client: what lies here is not to be seen there."""

@@ -27,6 +27,12 @@ class Serving(Value):
     window: images after which those that were seen are compared with what the export expects (`/v2/models/M/drift`).
     drain: seconds between telling 'not ready' and refusing connections, once it is to stop.
     quiet: no line for each request.
+    watch: a branch or a tag on the Hub (`hub:ORG/NAME@TAG`), or the folder of versions; what is newer there and passes
+        all checks takes the place of what answers. What comes from the Hub is put into `models`.
+    every: seconds between two looks at it, more or less by a fifth; longer while it cannot be reached.
+    keep: versions from the Hub that stay on the disk beside those in use.
+    canary: `VERSION=PERCENT`: a version of `models` that answers that share of the requests.
+    shadow: a version of `models` that computes all again in the background, to be compared.
     """
 
     models: Path | None = None
@@ -45,3 +51,8 @@ class Serving(Value):
     window: Count = 1000
     drain: Annotated[float, Field(ge=0)] = 2.0
     quiet: bool = False
+    watch: str | Path | None = None
+    every: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    keep: Annotated[int, Field(ge=0)] = 3
+    canary: str | None = None
+    shadow: str | None = None
