@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rrmsdk.runtime import body, v2
+from rrmsdk.runtime import body, tensors, v2
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Served
 from rrmsdk.runtime.service import SMALL, Service
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 LOG = logging.getLogger("rrmsdk.serve")
 PLATFORM = "onnxruntime_onnx"
 
@@ -112,11 +112,12 @@ async def infer(request: Request) -> Response:
     content = await body.read(request.receive, request.headers, service.most_bytes(served), service.limits.timeout)
     try:
         asked = v2.read(content, request.headers.get(v2.LENGTH), served.session, service.limits.batch)
-    except v2.BadPixels:
+    except tensors.BadPixels:
         service.metrics.bad.inc()
         raise
     answer = await service.infer(served, asked.pixels, request.receive, asked.timeout)
-    told, length = v2.write(asked, answer.logits, service.name, served.version, served.session.ends[1])
+    tensor = tensors.answered(asked, answer.logits, served.session.ends[1], served.labels)
+    told, length = v2.write(asked, tensor, service.name, served.version)
     if length is None:
         return Response(told, media_type="application/json")
     return Response(told, headers={v2.LENGTH: str(length)}, media_type="application/octet-stream")
