@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,9 @@ _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 class App:
     """The routes behind the door: tokens, request ids, errors, logs and counts."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, beside: AbstractAsyncContextManager[None]) -> None:
+        """beside: entered in the server's event loop, and left when that ends."""
+        self.service, self._beside = service, beside
         own = [
             Route("/", home, methods=["GET"]),
             Route("/card", card, methods=["GET"]),
@@ -48,7 +49,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
-        async with self.service.batcher:
+        async with self.service.batcher, self._beside:
             yield
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -57,8 +58,7 @@ class App:
             return
         scope["app"] = self
         began, headers, status = time.perf_counter(), Headers(scope=scope), CLOSED
-        wished = headers.get("x-request-id", "")
-        scope["request_id"] = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
+        scope["request_id"] = request_id(headers.get("x-request-id", ""))
 
         async def answering(message: Any) -> None:
             nonlocal status
@@ -108,6 +108,11 @@ class App:
             "request": scope["request_id"], "method": scope["method"], "path": scope["path"], "status": status,
             "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
         }})  # fmt: skip
+
+
+def request_id(wished: str) -> str:
+    """The client's own, where it can stand in a log."""
+    return wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
 
 
 async def _refuse(exc: Refused, scope: Any, receive: Any, send: Any) -> None:

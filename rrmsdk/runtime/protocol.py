@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import orjson
@@ -61,7 +62,7 @@ async def ready(request: Request) -> Response:
 
 
 async def server_metadata(request: Request) -> Response:
-    return as_json({"name": "rrmsdk", "version": service_of(request).release, "extensions": EXTENSIONS})
+    return as_json(told_server(service_of(request)))
 
 
 async def model_ready(request: Request) -> Response:
@@ -70,41 +71,16 @@ async def model_ready(request: Request) -> Response:
 
 
 async def metadata(request: Request) -> Response:
-    service, served = service_of(request), _served(request)
-    (given, asked), session = served.session.ends, served.session
-    return as_json({
-        "name": service.name,
-        "versions": [one.version for one in service.store.loaded],
-        "platform": PLATFORM,
-        "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
-        "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
-    })  # fmt: skip
+    return as_json(told_metadata(service_of(request), _served(request)))
 
 
 async def config(request: Request) -> Response:
-    """As Triton's, whose dims leave the batch out."""
-    service, served = service_of(request), _served(request)
-    (given, asked), session = served.session.ends, served.session
-    return as_json({
-        "name": service.name,
-        "platform": PLATFORM,
-        "backend": "onnxruntime",
-        "max_batch_size": service.limits.batch,
-        "input": [{"name": given, "data_type": "TYPE_FP32", "dims": session.input_shape}],
-        "output": [{"name": asked, "data_type": "TYPE_FP32", "dims": [session.classes]}],
-        "dynamic_batching": {"default_queue_policy": {"max_queue_size": service.limits.queue}},
-        "parameters": {"sha256": {"string_value": served.sha256}},
-    })  # fmt: skip
+    return as_json(told_config(service_of(request), _served(request)))
 
 
 async def statistics(request: Request) -> Response:
-    service = service_of(request)
-    named = "model" in request.path_params
-    served = (_served(request),) if "version" in request.path_params else service.store.loaded
-    if named:
-        _served(request)  # 404 for another model
-    told = [service.metrics.of(one.version).told(service.name, one.version) for one in served]
-    return as_json({"model_stats": told})
+    named = request.path_params
+    return as_json(told_statistics(service_of(request), named.get("model"), named.get("version")))
 
 
 async def infer(request: Request) -> Response:
@@ -126,34 +102,108 @@ async def infer(request: Request) -> Response:
 async def index(request: Request) -> Response:
     service = _administered(request)
     asked = await _object(request)
-    told = [
-        {"name": service.name, "version": version, "state": "READY" if loaded else "UNAVAILABLE", "reason": reason}
-        for version, loaded, reason in service.store.index()
-        if loaded or not asked.get("ready")
-    ]
-    return as_json(told)
+    return as_json(told_index(service, bool(asked.get("ready"))))
 
 
 async def load(request: Request) -> Response:
     service = _administered(request)
     parameters = await _parameters(request)
-    return await _swapped(service, service.store.load(_version(parameters), _pin(parameters)))
+    return as_json(await loaded(service, parameters))
 
 
 async def rollback(request: Request) -> Response:
     service = _administered(request)
     parameters = await _parameters(request)
-    return await _swapped(service, service.store.roll_back(_pin(parameters)))
+    return as_json(await swapped(service, service.store.roll_back(_pin(parameters))))
 
 
 async def unload(request: Request) -> Response:
     service = _administered(request)
-    await service.store.unload(_version(await _parameters(request)))
-    service.metrics.now_serving(service.version)
+    await unloaded(service, await _parameters(request))
     return as_json({"name": service.name})
 
 
-async def _swapped(service: Service, swap: Any) -> Response:
+# What both protocols tell.
+
+
+def told_server(service: Service) -> dict[str, Any]:
+    return {"name": "rrmsdk", "version": service.release, "extensions": EXTENSIONS}
+
+
+def told_metadata(service: Service, served: Served) -> dict[str, Any]:
+    (given, asked), session = served.session.ends, served.session
+    return {
+        "name": service.name,
+        "versions": [one.version for one in service.store.loaded],
+        "platform": PLATFORM,
+        "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
+        "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
+    }
+
+
+def told_config(service: Service, served: Served) -> dict[str, Any]:
+    """As Triton's, whose dims leave the batch out."""
+    (given, asked), session = served.session.ends, served.session
+    return {
+        "name": service.name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "max_batch_size": service.limits.batch,
+        "input": [{"name": given, "data_type": "TYPE_FP32", "dims": session.input_shape}],
+        "output": [{"name": asked, "data_type": "TYPE_FP32", "dims": [session.classes]}],
+        "dynamic_batching": {"default_queue_policy": {"max_queue_size": service.limits.queue}},
+        "parameters": {"sha256": {"string_value": served.sha256}},
+    }
+
+
+def told_statistics(service: Service, model: str | None, version: str | None) -> dict[str, Any]:
+    """Of one version; None: of all that are loaded. Raises Refused (404)."""
+    served = (service.find(model or service.name, version),) if version else service.store.loaded
+    if model:
+        service.find(model, None)
+    return {"model_stats": [service.metrics.of(one.version).told(service.name, one.version) for one in served]}
+
+
+def told_index(service: Service, ready: bool) -> list[dict[str, str]]:
+    """ready: of those that are loaded alone."""
+    return [
+        {"name": service.name, "version": version, "state": "READY" if loaded else "UNAVAILABLE", "reason": reason}
+        for version, loaded, reason in service.store.index()
+        if loaded or not ready
+    ]
+
+
+# What both protocols do to versions.
+
+
+def administered(service: Service, authorization: str | None, model: str) -> None:
+    """Raises Refused: 403, 404."""
+    if service.access.admin is None:
+        raise Refused(403, "this server was started without an admin token, so its versions stay as they are")
+    if not service.access.may_change(authorization):
+        raise Refused(403, "that takes the admin token")
+    if model != service.name:
+        raise Refused(404, f"there is no such model; this server has '{service.name}'")
+
+
+def checked_parameters(parameters: Any) -> dict[str, Any]:
+    """Of a load, rollback or unload. Files and configurations of a client's are never taken."""
+    known = {"version", "pin", "unload_dependents"}
+    if not isinstance(parameters, dict) or parameters.keys() - known:
+        raise Refused(400, "the parameters are version and pin; models are put into the folder of versions, not sent")
+    return parameters
+
+
+async def loaded(service: Service, parameters: dict[str, Any]) -> dict[str, str]:
+    return await swapped(service, service.store.load(_version(parameters), _pin(parameters)))
+
+
+async def unloaded(service: Service, parameters: dict[str, Any]) -> None:
+    await service.store.unload(_version(parameters))
+    service.metrics.now_serving(service.version)
+
+
+async def swapped(service: Service, swap: Coroutine[Any, Any, Served]) -> dict[str, str]:
     try:
         served = await swap
     except Refused as exc:
@@ -163,7 +213,7 @@ async def _swapped(service: Service, swap: Any) -> Response:
     service.metrics.swaps.labels("done").inc()
     LOG.info("swapped", extra={"fields": {"version": served.version, "sha256": served.sha256}})
     service.metrics.now_serving(service.version)
-    return as_json({"name": service.name, "version": served.version, "sha256": served.sha256})
+    return {"name": service.name, "version": served.version, "sha256": served.sha256}
 
 
 def _served(request: Request) -> Served:
@@ -173,12 +223,7 @@ def _served(request: Request) -> Served:
 def _administered(request: Request) -> Service:
     """Raises Refused: 403, 404."""
     service = service_of(request)
-    if service.access.admin is None:
-        raise Refused(403, "this server was started without an admin token, so its versions stay as they are")
-    if not service.access.may_change(request.headers.get("authorization")):
-        raise Refused(403, "that takes the admin token")
-    if request.path_params.get("model", service.name) != service.name:
-        raise Refused(404, f"there is no such model; this server has '{service.name}'")
+    administered(service, request.headers.get("authorization"), request.path_params.get("model", service.name))
     return service
 
 
@@ -195,12 +240,7 @@ async def _object(request: Request) -> dict[str, Any]:
 
 
 async def _parameters(request: Request) -> dict[str, Any]:
-    """Of a load, rollback or unload. Files and configurations of a client's are never taken."""
-    parameters = (await _object(request)).get("parameters") or {}
-    known = {"version", "pin", "unload_dependents"}
-    if not isinstance(parameters, dict) or parameters.keys() - known:
-        raise Refused(400, "the parameters are version and pin; models are put into the folder of versions, not sent")
-    return parameters
+    return checked_parameters((await _object(request)).get("parameters") or {})
 
 
 def _version(parameters: dict[str, Any]) -> str | None:
