@@ -10,7 +10,7 @@ INSTALLED_FROM := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 export PYTHONFAULTHANDLER := 1
 
-.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers peers-serve lint types wheel check clean
+.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers peers-serve lint types proto wheel check clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
@@ -39,6 +39,10 @@ lint: $(VENV)/.dev  ## ruff
 types: $(VENV)/.dev  ## pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+proto: .venv-proto/.done  ## rrmsdk/runtime/proto/messages.binpb, of the .proto files beside it
+	cd rrmsdk/runtime/proto && $(CURDIR)/.venv-proto/bin/python -m grpc_tools.protoc -I . --include_imports \
+	  --descriptor_set_out=messages.binpb inference.proto refusal.proto
+
 wheel: $(VENV)/.dev  ## build the wheel and the sdist into dist/
 	rm -rf dist && $(BIN)/python -m build
 	$(BIN)/python -m zipfile -l dist/*.whl | grep -q 'rrmsdk/_zoo/embedded/resnet18-linf/model.safetensors'
@@ -46,7 +50,7 @@ wheel: $(VENV)/.dev  ## build the wheel and the sdist into dist/
 check: test lint types wheel  ## what a change has to pass
 
 clean:  ## remove what was built, keep runs/
-	rm -rf $(VENV) .venv-hub1 .peers dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-hub1 .venv-proto .peers dist .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rrmsdk needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -72,6 +76,11 @@ $(VENV)/.dev: $(INSTALLED_FROM) | $(BIN)/python
 	grep -v '^huggingface_hub==' constraints.txt > .venv-hub1/constraints.txt
 	.venv-hub1/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-hub1/constraints.txt --editable '.[sign]' \
 	  huggingface_hub==$(HUB_1) beartype jaxtyping pytest pytest-timeout
+	@touch $@
+
+.venv-proto/.done:
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.81.1
 	@touch $@
 
 .peers/olah/.done: tests/peers/requirements.txt

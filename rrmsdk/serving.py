@@ -1,10 +1,11 @@
-"""The verb that serves a bundle over HTTP. Needs no torch."""
+"""The verb that serves a bundle over HTTP and gRPC. Needs no torch."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "orjson",
 def serve(model: str | Path | Bundle | None = None, **options: Any) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C: Open Inference Protocol v2, POST /predict, /metrics and a page at `/`.
 
+    With `grpc_port` the protocol is spoken over gRPC too.
+
     The bundle needs `onnx/model.onnx`, as `rrmsdk.export` leaves it. It is checked and tried before anything is
     answered: hashes, the signature where RRMSDK_TRUST names keys, the graph's operators, the same logits at any batch.
 
@@ -36,18 +39,25 @@ def serve(model: str | Path | Bundle | None = None, **options: Any) -> None:
         options: the fields of `rrmsdk.Serving`, which says what each means: models, host, port, token_file, ...
 
     Raises:
-        FieldError: an option that cannot be, a port that cannot be had, a public host without tokens.
+        FieldError: an option that cannot be, a port that cannot be had, a public host without tokens, a certificate
+            that does not fit its key.
         DataError: no bundle, or one that was never exported.
         IntegrityError: it is damaged, unsigned, or not what was checked when it was exported.
         MissingExtraError, and as `pull`.
     """
-    _needs_server()
+    _needs(_PACKAGES, "serve", "rrmsdk.serve")
     from rrmsdk.runtime import server
+    from rrmsdk.runtime.tls import open_tls
 
     wanted = parse(Serving, options, "serve")
+    if wanted.grpc_port is not None:
+        _needs(("google", "google.protobuf", "grpc"), "grpc", "serving over gRPC (grpc_port)")
+    tls = open_tls(wanted.tls_cert, wanted.tls_key)
     with server.logs(wanted.quiet):
         service = prepared(model, wanted)
-        server.until_stopped(service, server.listening(wanted.host, wanted.port), wanted.drain)
+        sock = server.listening(wanted.host, wanted.port)
+        grpc = None if wanted.grpc_port is None else server.listening(wanted.host, wanted.grpc_port)
+        server.until_stopped(service, sock, wanted.drain, tls, grpc)
 
 
 def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
@@ -166,6 +176,7 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _needs_server() -> None:
-    if any(find_spec(package) is None for package in _PACKAGES):
-        raise MissingExtraError("serve", "rrmsdk.serve")
+def _needs(packages: Sequence[str], extra: str, what: str) -> None:
+    """Packages in an order in which each may be inside one before it."""
+    if any(find_spec(package) is None for package in packages):
+        raise MissingExtraError(extra, what)

@@ -22,6 +22,11 @@ def serve(
     name: Annotated[str | None, typer.Option(help="Of the model in addresses. Default: as in its card.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Speak the protocol over gRPC too. 0: a free port.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM, with its chain): HTTPS, and gRPC.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM, without a password).")] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="Tokens, one a line, that clients have to show. It may change meanwhile.")
     ] = None,
@@ -52,10 +57,11 @@ def serve(
         str | None, typer.Option(help="A version of --models that computes all again, to be compared.")
     ] = None,
 ) -> None:
-    """Answer over HTTP, in the Open Inference Protocol v2 and for images, until SIGTERM or Ctrl-C."""
+    """Answer over HTTP and gRPC, in the Open Inference Protocol v2 and for images, until SIGTERM or Ctrl-C."""
     rrmsdk.serve(
-        model, models=models, name=name, host=host, port=port, token_file=token_file,
-        admin_token_file=admin_token_file, insecure=insecure, provider=provider, threads=threads, max_batch=max_batch,
-        max_queue=max_queue, timeout=timeout, max_body=max_body, window=window, drain=drain, quiet=quiet, watch=watch,
-        every=every, keep=keep, canary=canary, shadow=shadow,
+        model, models=models, name=name, host=host, port=port, grpc_port=grpc_port, tls_cert=tls_cert,
+        tls_key=tls_key, token_file=token_file, admin_token_file=admin_token_file, insecure=insecure,
+        provider=provider, threads=threads, max_batch=max_batch, max_queue=max_queue, timeout=timeout,
+        max_body=max_body, window=window, drain=drain, quiet=quiet, watch=watch, every=every, keep=keep,
+        canary=canary, shadow=shadow,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 
-from rrmsdk.runtime import body, images, page, protocol
+from rrmsdk.runtime import body, images, page, protocol, trials
 from rrmsdk.runtime.metrics import LOW_MARGIN
 from rrmsdk.runtime.protocol import as_json, service_of
 from rrmsdk.runtime.refused import Refused
@@ -37,19 +37,22 @@ _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 class App:
     """The routes behind the door: tokens, request ids, errors, logs and counts."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, service: Service, beside: AbstractAsyncContextManager[None]) -> None:
+        """beside: entered in the server's event loop, and left when that ends."""
+        self.service, self._beside = service, beside
         own = [
             Route("/", home, methods=["GET"]),
             Route("/card", card, methods=["GET"]),
             Route("/predict", predict, methods=["POST"]),
             Route("/metrics", metrics, methods=["GET"]),
         ]
-        self._router = Router([*protocol.routes(), *own], redirect_slashes=False, lifespan=self._lifespan)
+        self._router = Router(
+            [*protocol.routes(), *trials.routes(), *own], redirect_slashes=False, lifespan=self._lifespan
+        )
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
-        async with self.service.running():
+        async with self.service.running(), self._beside:
             yield
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -58,8 +61,7 @@ class App:
             return
         scope["app"] = self
         began, headers, status = time.perf_counter(), Headers(scope=scope), CLOSED
-        wished = headers.get("x-request-id", "")
-        scope["request_id"] = wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
+        scope["request_id"] = request_id(headers.get("x-request-id", ""))
 
         async def answering(message: Any) -> None:
             nonlocal status
@@ -109,6 +111,11 @@ class App:
             "request": scope["request_id"], "method": scope["method"], "path": scope["path"], "status": status,
             "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
         }})  # fmt: skip
+
+
+def request_id(wished: str) -> str:
+    """The client's own, where it can stand in a log."""
+    return wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
 
 
 async def _refuse(exc: Refused, scope: Any, receive: Any, send: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 import orjson
@@ -10,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rrmsdk.runtime import body, v2
+from rrmsdk.runtime import body, tensors, v2
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Served, warn_of
 from rrmsdk.runtime.service import SMALL, Service
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 LOG = logging.getLogger("rrmsdk.serve")
 PLATFORM = "onnxruntime_onnx"
 
@@ -31,10 +32,6 @@ def routes() -> list[Route]:
         Route("/v2/repository/models/{model}/load", load, methods=["POST"]),
         Route("/v2/repository/models/{model}/rollback", rollback, methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", unload, methods=["POST"]),
-        Route("/v2/repository/models/{model}/canary", canary, methods=["GET"]),
-        Route("/v2/repository/models/{model}/canary", change_canary, methods=["POST"]),
-        Route("/v2/repository/models/{model}/shadow", shadow, methods=["GET"]),
-        Route("/v2/repository/models/{model}/shadow", change_shadow, methods=["POST"]),
     ]
     for place in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         found += [
@@ -66,7 +63,7 @@ async def ready(request: Request) -> Response:
 
 
 async def server_metadata(request: Request) -> Response:
-    return as_json({"name": "rrmsdk", "version": service_of(request).release, "extensions": EXTENSIONS})
+    return as_json(told_server(service_of(request)))
 
 
 async def model_ready(request: Request) -> Response:
@@ -75,41 +72,16 @@ async def model_ready(request: Request) -> Response:
 
 
 async def metadata(request: Request) -> Response:
-    service, served = service_of(request), _served(request)
-    (given, asked), session = served.session.ends, served.session
-    return as_json({
-        "name": service.name,
-        "versions": [one.version for one in service.store.named],
-        "platform": PLATFORM,
-        "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
-        "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
-    })  # fmt: skip
+    return as_json(told_metadata(service_of(request), _served(request)))
 
 
 async def config(request: Request) -> Response:
-    """As Triton's, whose dims leave the batch out."""
-    service, served = service_of(request), _served(request)
-    (given, asked), session = served.session.ends, served.session
-    return as_json({
-        "name": service.name,
-        "platform": PLATFORM,
-        "backend": "onnxruntime",
-        "max_batch_size": service.limits.batch,
-        "input": [{"name": given, "data_type": "TYPE_FP32", "dims": session.input_shape}],
-        "output": [{"name": asked, "data_type": "TYPE_FP32", "dims": [session.classes]}],
-        "dynamic_batching": {"default_queue_policy": {"max_queue_size": service.limits.queue}},
-        "parameters": {"sha256": {"string_value": served.sha256}},
-    })  # fmt: skip
+    return as_json(told_config(service_of(request), _served(request)))
 
 
 async def statistics(request: Request) -> Response:
-    service = service_of(request)
-    named = "model" in request.path_params
-    served = (_served(request),) if "version" in request.path_params else service.store.named
-    if named:
-        _served(request)  # 404 for another model
-    told = [service.metrics.of(one.version).told(service.name, one.version) for one in served]
-    return as_json({"model_stats": told})
+    named = request.path_params
+    return as_json(told_statistics(service_of(request), named.get("model"), named.get("version")))
 
 
 async def drift(request: Request) -> Response:
@@ -125,108 +97,125 @@ async def infer(request: Request) -> Response:
     content = await body.read(request.receive, request.headers, service.most_bytes(served), service.limits.timeout)
     try:
         asked = v2.read(content, request.headers.get(v2.LENGTH), served.session, service.limits.batch)
-    except v2.BadPixels:
+    except tensors.BadPixels:
         service.metrics.bad.inc()
         raise
     named = request.path_params.get("version")  # all versions take the same pixels
     served = service.choose(service.name, named, asked.id or request.scope["request_id"])
     answer = await service.infer(served, asked.pixels, request.receive, asked.timeout)
-    told, length = v2.write(asked, answer.logits, service.name, served.version, served.session.ends[1])
+    tensor = tensors.answered(asked, answer.logits, served.session.ends[1], served.labels)
+    told, length = v2.write(asked, tensor, service.name, served.version)
     if length is None:
         return Response(told, media_type="application/json")
     return Response(told, headers={v2.LENGTH: str(length)}, media_type="application/octet-stream")
 
 
 async def index(request: Request) -> Response:
-    service = _administered(request)
+    service = administered_by(request)
     asked = await _object(request)
-    told = [
-        {"name": service.name, "version": version, "state": "READY" if loaded else "UNAVAILABLE", "reason": reason}
-        for version, loaded, reason in service.store.index()
-        if loaded or not asked.get("ready")
-    ]
-    return as_json(told)
+    return as_json(told_index(service, bool(asked.get("ready"))))
 
 
 async def load(request: Request) -> Response:
-    service = _administered(request)
-    parameters = await _parameters(request)
-    return await _swapped(service, service.store.load(_version(parameters), _pin(parameters)))
+    service = administered_by(request)
+    parameters = await parameters_of(request)
+    return as_json(await loaded(service, parameters))
 
 
 async def rollback(request: Request) -> Response:
-    service = _administered(request)
-    parameters = await _parameters(request)
-    return await _swapped(service, service.store.roll_back(_pin(parameters)))
+    service = administered_by(request)
+    parameters = await parameters_of(request)
+    return as_json(await swapped(service, service.store.roll_back(_pin(parameters))))
 
 
 async def unload(request: Request) -> Response:
-    service = _administered(request)
-    await service.store.unload(_version(await _parameters(request)))
-    service.changed()
+    service = administered_by(request)
+    await unloaded(service, await parameters_of(request))
     return as_json({"name": service.name})
 
 
-async def canary(request: Request) -> Response:
-    return as_json(_canary_of(_administered(request)))
+# What both protocols tell.
 
 
-async def change_canary(request: Request) -> Response:
-    """Start one (version, percent), give it another share (percent), end it (stop), let it answer all (promote)."""
-    service = _administered(request)
-    parameters = await _parameters(request, "version", "percent", "stop", "promote")
-    if _only(parameters, "promote"):
-        return await _swapped(service, service.store.promote())
-    if _only(parameters, "stop"):
-        service.store.end("canary")
-        service.changed()
-    else:
-        now, percent = service.canary, _percent(parameters)
-        version = _version(parameters) or (now.served.version if now else None)
-        if version is None:
-            raise Refused(400, "name the version that is to be the canary")
-        same = now is not None and now.served.version == version
-        served = now.served if now and same else await service.store.bring("canary", version)
-        service.try_canary(served, percent)
-    return _told("canary", _canary_of(service))
+def told_server(service: Service) -> dict[str, Any]:
+    return {"name": "rrmsdk", "version": service.release, "extensions": EXTENSIONS}
 
 
-async def shadow(request: Request) -> Response:
-    return as_json(_shadow_of(_administered(request)))
+def told_metadata(service: Service, served: Served) -> dict[str, Any]:
+    (given, asked), session = served.session.ends, served.session
+    return {
+        "name": service.name,
+        "versions": [one.version for one in service.store.named],
+        "platform": PLATFORM,
+        "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
+        "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
+    }
 
 
-async def change_shadow(request: Request) -> Response:
-    """Start one (version), or end it (stop)."""
-    service = _administered(request)
-    parameters = await _parameters(request, "version", "stop")
-    if _only(parameters, "stop"):
-        service.store.end("shadow")
-        service.changed()
-    else:
-        version = _version(parameters)
-        if version is None:
-            raise Refused(400, "name the version that is to be the shadow")
-        service.try_shadow(await service.store.bring("shadow", version))
-    return _told("shadow", _shadow_of(service))
+def told_config(service: Service, served: Served) -> dict[str, Any]:
+    """As Triton's, whose dims leave the batch out."""
+    (given, asked), session = served.session.ends, served.session
+    return {
+        "name": service.name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "max_batch_size": service.limits.batch,
+        "input": [{"name": given, "data_type": "TYPE_FP32", "dims": session.input_shape}],
+        "output": [{"name": asked, "data_type": "TYPE_FP32", "dims": [session.classes]}],
+        "dynamic_batching": {"default_queue_policy": {"max_queue_size": service.limits.queue}},
+        "parameters": {"sha256": {"string_value": served.sha256}},
+    }
 
 
-def _canary_of(service: Service) -> dict[str, Any]:
-    now = service.canary
-    told = now and {"version": now.served.version, "percent": now.percent, "since": now.since}
-    compared = now.compared(service.metrics.versions, service.version) if now else []
-    return {"name": service.name, "canary": told, "compared": compared}
+def told_statistics(service: Service, model: str | None, version: str | None) -> dict[str, Any]:
+    """Of one version; None: of all that are loaded. Raises Refused (404)."""
+    served = (service.find(model or service.name, version),) if version else service.store.named
+    if model:
+        service.find(model, None)
+    return {"model_stats": [service.metrics.of(one.version).told(service.name, one.version) for one in served]}
 
 
-def _shadow_of(service: Service) -> dict[str, Any]:
-    return {"name": service.name, "version": service.version, "shadow": service.shadow and service.shadow.told()}
+def told_index(service: Service, ready: bool) -> list[dict[str, str]]:
+    """ready: of those that are loaded alone."""
+    return [
+        {"name": service.name, "version": version, "state": "READY" if loaded else "UNAVAILABLE", "reason": reason}
+        for version, loaded, reason in service.store.index()
+        if loaded or not ready
+    ]
 
 
-def _told(role: str, told: dict[str, Any]) -> Response:
-    LOG.info(role, extra={"fields": {"now": told[role]}})
-    return as_json(told)
+# What both protocols do to versions.
 
 
-async def _swapped(service: Service, swap: Any) -> Response:
+def administered(service: Service, authorization: str | None, model: str) -> None:
+    """Raises Refused: 403, 404."""
+    if service.access.admin is None:
+        raise Refused(403, "this server was started without an admin token, so its versions stay as they are")
+    if not service.access.may_change(authorization):
+        raise Refused(403, "that takes the admin token")
+    if model != service.name:
+        raise Refused(404, f"there is no such model; this server has '{service.name}'")
+
+
+def checked_parameters(parameters: Any, *known: str) -> dict[str, Any]:
+    """Of a repository call. Files and configurations of a client's are never taken."""
+    known = known or ("version", "pin")
+    if not isinstance(parameters, dict) or parameters.keys() - {*known, "unload_dependents"}:
+        told = f"{', '.join(known[:-1])} and {known[-1]}"
+        raise Refused(400, f"the parameters are {told}; models are put into the folder of versions, not sent")
+    return parameters
+
+
+async def loaded(service: Service, parameters: dict[str, Any]) -> dict[str, str]:
+    return await swapped(service, service.store.load(version_in(parameters), _pin(parameters)))
+
+
+async def unloaded(service: Service, parameters: dict[str, Any]) -> None:
+    await service.store.unload(version_in(parameters))
+    service.changed()
+
+
+async def swapped(service: Service, swap: Coroutine[Any, Any, Served]) -> dict[str, str]:
     try:
         served = await swap
     except Refused as exc:
@@ -237,22 +226,17 @@ async def _swapped(service: Service, swap: Any) -> Response:
     LOG.info("swapped", extra={"fields": {"version": served.version, "sha256": served.sha256}})
     warn_of(served)
     service.changed()
-    return as_json({"name": service.name, "version": served.version, "sha256": served.sha256})
+    return {"name": service.name, "version": served.version, "sha256": served.sha256}
 
 
 def _served(request: Request) -> Served:
     return service_of(request).find(request.path_params["model"], request.path_params.get("version"))
 
 
-def _administered(request: Request) -> Service:
+def administered_by(request: Request) -> Service:
     """Raises Refused: 403, 404."""
     service = service_of(request)
-    if service.access.admin is None:
-        raise Refused(403, "this server was started without an admin token, so its versions stay as they are")
-    if not service.access.may_change(request.headers.get("authorization")):
-        raise Refused(403, "that takes the admin token")
-    if request.path_params.get("model", service.name) != service.name:
-        raise Refused(404, f"there is no such model; this server has '{service.name}'")
+    administered(service, request.headers.get("authorization"), request.path_params.get("model", service.name))
     return service
 
 
@@ -268,17 +252,11 @@ async def _object(request: Request) -> dict[str, Any]:
     return asked
 
 
-async def _parameters(request: Request, *known: str) -> dict[str, Any]:
-    """Of a repository call. Files and configurations of a client's are never taken."""
-    parameters = (await _object(request)).get("parameters") or {}
-    known = known or ("version", "pin")
-    if not isinstance(parameters, dict) or parameters.keys() - {*known, "unload_dependents"}:
-        told = f"{', '.join(known[:-1])} and {known[-1]}"
-        raise Refused(400, f"the parameters are {told}; models are put into the folder of versions, not sent")
-    return parameters
+async def parameters_of(request: Request, *known: str) -> dict[str, Any]:
+    return checked_parameters((await _object(request)).get("parameters") or {}, *known)
 
 
-def _version(parameters: dict[str, Any]) -> str | None:
+def version_in(parameters: dict[str, Any]) -> str | None:
     version = parameters.get("version")
     if version is not None and not isinstance(version, str):
         raise Refused(400, "'version' must be a text")
@@ -290,17 +268,3 @@ def _pin(parameters: dict[str, Any]) -> bool | None:
     if pin is not None and not isinstance(pin, bool):
         raise Refused(400, "'pin' must be true or false")
     return pin
-
-
-def _percent(parameters: dict[str, Any]) -> float:
-    percent = parameters.get("percent")
-    if not isinstance(percent, int | float) or isinstance(percent, bool) or not 0 < percent <= 100:
-        raise Refused(400, "'percent' must be a number above 0, at most 100; 'stop' = true ends the canary")
-    return float(percent)
-
-
-def _only(parameters: dict[str, Any], name: str) -> bool:
-    """Whether it is asked for; nothing else may be then."""
-    if name in parameters and parameters != {name: True}:
-        raise Refused(400, f"'{name}' must be true, and the only parameter")
-    return name in parameters

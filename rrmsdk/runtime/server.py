@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
@@ -23,6 +23,7 @@ from rrmsdk.runtime.app import App
 from rrmsdk.runtime.door import Door
 from rrmsdk.runtime.served import warn_of
 from rrmsdk.runtime.service import Service
+from rrmsdk.runtime.tls import Tls
 
 CONNECTIONS = 1024  # at a time; more are answered 503
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
@@ -50,17 +51,29 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 @contextmanager
-def running(service: Service, sock: socket.socket, ended: queue.SimpleQueue[int] | None = None) -> Iterator[str]:
+def running(
+    service: Service,
+    sock: socket.socket,
+    ended: queue.SimpleQueue[int] | None = None,
+    *,
+    tls: Tls | None = None,
+    grpc: socket.socket | None = None,
+) -> Iterator[str]:
     """The service answers at the address that is given back; at the end what is being answered is finished.
 
     Args:
         ended: is told 0 when the server ends for a reason of its own.
+        tls: None: in the clear.
+        grpc: a socket of the address at which it answers over gRPC too; None: nowhere.
     """
+    beside = nullcontext() if grpc is None else _over_grpc(service, grpc, tls)
+    cert, key = (None, None) if tls is None else (tls.cert, tls.key)
     door: Any = partial(Door, seconds=service.limits.timeout)  # called as a class is, which it is not
     config = uvicorn.Config(
-        App(service), http=door, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE, backlog=CONNECTIONS,
-        timeout_graceful_shutdown=int(service.limits.timeout) + 1,
+        App(service, beside), http=door, ws="none", lifespan="on", log_config=None, access_log=False,
+        server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE,
+        backlog=CONNECTIONS, timeout_graceful_shutdown=int(service.limits.timeout) + 1, ssl_certfile=cert,
+        ssl_keyfile=key,
     )  # fmt: skip
     server = uvicorn.Server(config)
 
@@ -74,15 +87,33 @@ def running(service: Service, sock: socket.socket, ended: queue.SimpleQueue[int]
     thread = threading.Thread(target=run, name="rrmsdk-server")
     thread.start()
     try:
-        host, port = sock.getsockname()[:2]
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        while not server.started:  # uvicorn has no other sign
+            thread.join(0.01)
+            if not thread.is_alive():
+                raise FieldError("the server could not begin; its log says why")
+        yield f"{'http' if tls is None else 'https'}://{address(sock)}"
     finally:
         server.should_exit = True
         thread.join()
         sock.close()
 
 
-def until_stopped(service: Service, sock: socket.socket, drain: float) -> None:
+def _over_grpc(service: Service, sock: socket.socket, tls: Tls | None) -> AbstractAsyncContextManager[None]:
+    from rrmsdk.runtime import rpc
+
+    at = address(sock)
+    sock.close()  # gRPC opens its own sockets; this one has shown that the port can be had
+    return rpc.answering(service, at, tls)
+
+
+def address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def until_stopped(
+    service: Service, sock: socket.socket, drain: float, tls: Tls | None = None, grpc: socket.socket | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; then say 'not ready' for `drain` seconds, finish, end. A second one hurries."""
     stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # the one queue that a signal handler may put into
 
@@ -91,8 +122,9 @@ def until_stopped(service: Service, sock: socket.socket, drain: float) -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with running(service, sock, stops) as url:
-            say("serving", url=url, model=service.name, version=service.version)
+        at = {} if grpc is None else {"grpc": address(grpc)}
+        with running(service, sock, stops, tls=tls, grpc=grpc) as url:
+            say("serving", url=url, **at, model=service.name, version=service.version)
             for served in service.store.loaded:
                 warn_of(served)
             if stops.get():

@@ -1,42 +1,23 @@
-"""Requests and answers of the Open Inference Protocol v2: JSON, and its extension for tensors as bytes.
+"""Requests and answers of the Open Inference Protocol v2 over REST: JSON, and the extension for tensors as bytes.
 
-https://github.com/kserve/open-inference-protocol. Sizes are compared before anything of that size is made.
+https://github.com/kserve/open-inference-protocol
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 import orjson
 
-from rrmsdk.errors import DataError, MismatchError
+from rrmsdk.runtime import tensors
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.session import Session
+from rrmsdk.runtime.tensors import Asked, BadPixels, Tensor, shown
 
 LENGTH = "Inference-Header-Content-Length"  # bytes of the JSON, where tensors follow it as bytes
-LONGEST_ID = 256
-_TYPES = {"FP32": 4, "UINT8": 1}  # bytes of a number
-
-
-class BadPixels(Refused):
-    """Pixels that are NaN, infinite or outside [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request. timeout: seconds, where the client has less patience than the server; None: it has not said.
-
-    binary: whether the logits are wanted as bytes.
-    """
-
-    id: str
-    pixels: np.ndarray
-    binary: bool
-    timeout: float | None
 
 
 def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
@@ -54,13 +35,9 @@ def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
     """
     split = _split(body, length)
     asked = _json(body[:split])
-    given, name = _tensor(asked), session.ends[0]
-    if given.get("name") != name:
-        raise Refused(400, f"the input is called {_shown(given.get('name'))}, this model's is called '{name}'")
-    datatype = given.get("datatype")
-    if not isinstance(datatype, str) or datatype not in _TYPES:
-        raise Refused(400, f"the datatype is {_shown(datatype)}; this model takes FP32, or UINT8 images")
-    shape = _shape(given.get("shape"), datatype, session.input_shape, most)
+    given = _tensor(asked)
+    datatype = tensors.checked_type(given.get("name"), given.get("datatype"), session)
+    shape = tensors.checked_shape(given.get("shape"), datatype, session, most)
     parameters = _mapping(given.get("parameters"), "parameters of the input")
     if "binary_data_size" in parameters:
         numbers = _from_bytes(body[split:], parameters["binary_data_size"], datatype, shape)
@@ -68,22 +45,24 @@ def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
         raise Refused(400, f"{len(body) - split} bytes follow the JSON, but the input has no binary_data_size")
     else:
         numbers = _from_json(given.get("data"), datatype, shape)
-    pixels = _pixels(numbers.reshape(shape), session)
+    pixels = tensors.checked_pixels(numbers.reshape(shape), session)
     options = _mapping(asked.get("parameters"), "parameters of the request")
-    return Asked(_id(asked), pixels, _binary(asked, options, session.ends[1]), _timeout(options))
+    binary, classes = _wanted(asked, options, session.ends[1])
+    named, timeout = tensors.checked_id(asked.get("id", "")), tensors.checked_timeout(options.get("timeout", 0))
+    return Asked(named, pixels, binary, classes, timeout)
 
 
-def write(asked: Asked, logits: np.ndarray, model: str, version: str, output: str) -> tuple[bytes, int | None]:
-    """The body of the answer, and how much of it is JSON where the logits follow as bytes."""
-    told: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(logits.shape)}
-    logits = np.ascontiguousarray(logits, dtype="<f4")
+def write(asked: Asked, tensor: Tensor, model: str, version: str) -> tuple[bytes, int | None]:
+    """The body of the answer, and how much of it is JSON where the output follows as bytes."""
+    told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+    raw = tensor.raw() if asked.binary else b""
     if asked.binary:
-        told["parameters"] = {"binary_data_size": logits.nbytes}
+        told["parameters"] = {"binary_data_size": len(raw)}
     else:
-        told["data"] = logits.ravel()
+        told["data"] = tensor.values
     answer = {"model_name": model, "model_version": version, "outputs": [told]} | ({"id": asked.id} if asked.id else {})
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (head + logits.tobytes(), len(head)) if asked.binary else (head, None)
+    return (head + raw, len(head)) if asked.binary else (head, None)
 
 
 def _split(body: bytes, length: str | None) -> int:
@@ -117,27 +96,11 @@ def _tensor(asked: Mapping[str, Any]) -> dict[str, Any]:
     return _mapping(given[0], "input")
 
 
-def _shape(given: Any, datatype: str, image: tuple[int, int, int], most: int) -> list[int]:
-    """Judged as numbers: nothing of this size has been made yet."""
-    channels, height, width = image
-    wanted = [channels, height, width] if datatype == "FP32" else [height, width, channels]
-    told = f"this model takes {datatype} of shape [B, {', '.join(map(str, wanted))}]"
-    if not isinstance(given, list) or len(given) != 4 or any(type(size) is not int for size in given):
-        raise Refused(400, f"the shape is no list of four numbers; {told}")
-    if given[1:] == wanted and given[0] == 0:
-        raise Refused(400, f"there is no image in the request; {told}, B from 1 to {most}")
-    if given[1:] != wanted or given[0] < 1:
-        raise Refused(400, f"the shape is {given}; {told}")
-    if given[0] > most:
-        raise Refused(400, f"{given[0]} images in one request; this server takes at most {most}. Send them in several")
-    return given
-
-
 def _from_bytes(tail: bytes, size: Any, datatype: str, shape: list[int]) -> np.ndarray:
-    wanted = prod(shape) * _TYPES[datatype]
+    wanted = prod(shape) * tensors.BYTES[datatype]
     if type(size) is not int or size != wanted or len(tail) != wanted:
         raise Refused(
-            400, f"binary_data_size is {_shown(size)} and {len(tail)} bytes follow; {datatype} of shape {shape} "
+            400, f"binary_data_size is {shown(size)} and {len(tail)} bytes follow; {datatype} of shape {shape} "
             f"has {wanted}"
         )  # fmt: skip
     return np.frombuffer(tail, "<f4" if datatype == "FP32" else np.uint8)
@@ -164,51 +127,17 @@ def _from_json(data: Any, datatype: str, shape: list[int]) -> np.ndarray:
         return np.array(level, np.float64).astype(np.float32)
 
 
-def _pixels(given: np.ndarray, session: Session) -> np.ndarray:
-    if given.dtype == np.uint8:
-        given = np.ascontiguousarray(given.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
-    try:
-        session.check(given)
-    except DataError as exc:
-        raise BadPixels(400, str(exc)) from None
-    except MismatchError as exc:
-        raise Refused(400, str(exc)) from None
-    return given
-
-
-def _id(asked: Mapping[str, Any]) -> str:
-    given = asked.get("id", "")
-    if not isinstance(given, str) or len(given) > LONGEST_ID:
-        raise Refused(400, f"'id' must be a text of at most {LONGEST_ID} letters")
-    return given
-
-
-def _binary(asked: Mapping[str, Any], options: Mapping[str, Any], name: str) -> bool:
-    """Whether the one output is wanted as bytes."""
+def _wanted(asked: Mapping[str, Any], options: Mapping[str, Any], name: str) -> tuple[bool, int]:
+    """Whether the one output is wanted as bytes, and how many classes of it."""
     outputs = asked.get("outputs") or []
     if not isinstance(outputs, list):
         raise Refused(400, "'outputs' must be a list")
-    wanted = options.get("binary_data_output") is True
+    binary, classes = options.get("binary_data_output") is True, 0
     for one in outputs:
         output = _mapping(one, "output")
-        if output.get("name") != name:
-            raise Refused(400, f"the output {_shown(output.get('name'))} was asked for; this model has '{name}'")
+        tensors.checked_output(output.get("name"), name)
         settings = _mapping(output.get("parameters"), "parameters of the output")
+        binary = settings.get("binary_data", binary) is True
         if "classification" in settings:
-            raise Refused(400, "the classification extension is not served: ask for the logits, or POST /predict")
-        wanted = settings.get("binary_data", wanted) is True
-    return wanted
-
-
-def _timeout(options: Mapping[str, Any]) -> float | None:
-    """The protocol counts microseconds; 0 is none."""
-    given = options.get("timeout", 0)
-    if type(given) is not int or given < 0:
-        raise Refused(400, "'timeout' must be microseconds, a whole number")
-    return given / 1e6 if given else None
-
-
-def _shown(given: Any) -> str:
-    """Of a list or an object only the kind: it may nest deeper than `repr` can go."""
-    text = repr(given) if isinstance(given, str | int | float | None) else f"a {type(given).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            classes = tensors.checked_classes(settings["classification"])
+    return binary, classes

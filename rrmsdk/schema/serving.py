@@ -17,6 +17,8 @@ class Serving(Value):
 
     name: of the model in addresses; None: that in its card.
     port: 0: a free one, which the first line of the log tells.
+    grpc_port: at which the protocol is spoken over gRPC too; 0: a free one, also in the first line; None: nowhere.
+    tls_cert, tls_key: PEM files, both or neither, for HTTP and gRPC; they are read once.
     token_file: tokens, one a line, one of which clients have to show. The file may change meanwhile.
     admin_token_file: the same for those who may change which version answers; None: nobody may.
     insecure: listen beyond this machine without tokens.
@@ -39,6 +41,9 @@ class Serving(Value):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     token_file: Path | None = None
     admin_token_file: Path | None = None
     insecure: bool = False

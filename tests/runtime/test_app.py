@@ -157,6 +157,17 @@ def test_images_as_bytes_are_read(served: Served, client: InferenceServerClient)
     np.testing.assert_array_equal(answer.as_numpy("logits"), expected(served, pixels))
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_classes_are_told_instead_of_logits(served: Served, client: InferenceServerClient, binary: bool) -> None:
+    pixels = some_digits(3)
+    outputs = [InferRequestedOutput("logits", binary_data=binary, class_count=2)]
+    told = client.infer("digits", given(pixels, True), outputs=outputs).as_numpy("logits")
+    logits = expected(served, pixels)
+    wanted = [[f"{row[at]:f}:{at}:{at}" for at in np.argsort(-row)[:2]] for row in logits]
+    texts = [[one.decode() if isinstance(one, bytes) else str(one) for one in row] for row in told]
+    assert texts == wanted
+
+
 def test_statistics_count_images_and_batches(client: InferenceServerClient) -> None:
     before = client.get_inference_statistics("digits", "3")["model_stats"][0]
     client.infer("digits", given(some_digits(5), True))

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.utils import deserialize_bytes_tensor
 
 from rrmsdk.runtime import v2
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.session import Session, open_session
+from rrmsdk.runtime.tensors import Asked, BadPixels, answered
 
 TAKES = "this model takes FP32 of shape [B, 2, 4, 4]"
+LABELS = ("a", "b:c", "d")
 BYTES = {"datatype": "UINT8", "shape": [2, 4, 4, 2]}
 
 
@@ -33,7 +36,7 @@ def plain(pixels: np.ndarray, **changes: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape), "data": data} | changes]}
 
 
-def read(session: Session, asked: Any, tail: bytes | None = None, most: int = 8) -> v2.Asked:
+def read(session: Session, asked: Any, tail: bytes | None = None, most: int = 8) -> Asked:
     head = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
     return v2.read(head + (tail or b""), None if tail is None else str(len(head)), session, most)
 
@@ -102,7 +105,8 @@ def test_logits_are_bytes_where_they_are_asked_for_as_such(session: Session, mor
 
 def test_an_answer_as_json_holds_the_shortest_text_of_each_float32(session: Session) -> None:
     logits = session.predict(some_pixels())
-    body, length = v2.write(read(session, plain(some_pixels()) | {"id": "7"}), logits, "m", "3", "logits")
+    asked = read(session, plain(some_pixels()) | {"id": "7"})
+    body, length = v2.write(asked, answered(asked, logits, "logits", LABELS), "m", "3")
     told = json.loads(body)
     assert length is None
     assert (told["model_name"], told["model_version"], told["id"]) == ("m", "3", "7")
@@ -113,10 +117,29 @@ def test_an_answer_as_json_holds_the_shortest_text_of_each_float32(session: Sess
 def test_an_answer_as_bytes_says_where_they_begin(session: Session) -> None:
     logits = session.predict(some_pixels())
     asked = read(session, plain(some_pixels()) | {"parameters": {"binary_data_output": True}})
-    body, length = v2.write(asked, logits, "m", "3", "logits")
+    body, length = v2.write(asked, answered(asked, logits, "logits", LABELS), "m", "3")
     assert length is not None
     assert json.loads(body[:length])["outputs"][0]["parameters"] == {"binary_data_size": logits.nbytes}
     np.testing.assert_array_equal(np.frombuffer(body[length:], np.float32).reshape(2, 3), logits)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(("wanted", "told"), [(2, ["2.500000:2:d", "-1.000000:0:a"]), (9, None)])
+def test_classes_are_told_with_logit_index_and_label_the_largest_first(
+    session: Session, binary: bool, wanted: int, told: list[str] | None
+) -> None:
+    told = told or ["2.500000:2:d", "-1.000000:0:a", "-1.000000:1:b:c"]
+    settings = {"classification": wanted, "binary_data": binary}
+    asked = read(session, plain(some_pixels(1)) | {"outputs": [{"name": "logits", "parameters": settings}]})
+    tensor = answered(asked, np.array([[-1, -1, 2.5]], np.float32), "logits", LABELS)
+    body, length = v2.write(asked, tensor, "m", "3")
+    (output,) = json.loads(body[:length])["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1, len(told)])
+    if length is None:
+        assert output["data"] == told
+    else:
+        assert output["parameters"] == {"binary_data_size": len(body) - length}
+        assert deserialize_bytes_tensor(body[length:]).tolist() == [text.encode() for text in told]
 
 
 def test_a_shape_of_a_million_images_with_ten_numbers_is_refused_as_it_stands(session: Session) -> None:
@@ -167,8 +190,8 @@ def test_an_input_that_is_none_is_refused_with_the_reason(session: Session, chan
         (plain(some_pixels()) | {"parameters": {"timeout": -1}}, "'timeout' must be microseconds, a whole number"),
         (plain(some_pixels()) | {"outputs": [{"name": "x"}]}, "the output 'x' was asked for; this model has 'logits'"),
         (
-            plain(some_pixels()) | {"outputs": [{"name": "logits", "parameters": {"classification": 3}}]},
-            "the classification extension is not served: ask for the logits, or POST /predict",
+            plain(some_pixels()) | {"outputs": [{"name": "logits", "parameters": {"classification": 0}}]},
+            "'classification' is 0; it must be how many classes are wanted, 1 or more",
         ),
     ],
 )  # fmt: skip
@@ -200,7 +223,7 @@ def test_bytes_that_nobody_announced_are_refused(session: Session) -> None:
 def test_one_bad_pixel_among_bytes_is_refused(session: Session, wrong: float) -> None:
     pixels = some_pixels()
     pixels[1, 1, 3, 3] = wrong
-    with pytest.raises(v2.BadPixels):
+    with pytest.raises(BadPixels):
         read(session, *as_bytes(pixels))
 
 
