@@ -125,6 +125,7 @@ async def infer(request: Request) -> Response:
         service.metrics.bad.inc()
         raise
     answer = await service.infer(served, asked.pixels, request.receive, asked.timeout)
+    request.scope["answer"] = served.version, answer
     told, length = v2.write(asked, answer.logits, service.name, served.version, served.session.ends[1])
     if length is None:
         return Response(told, media_type="application/json")
