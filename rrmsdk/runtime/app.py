@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 
-from rrmsdk.runtime import body, images, page, protocol, trials
+from rrmsdk.runtime import body, images, page, protocol, tracing, trials
 from rrmsdk.runtime.metrics import LOW_MARGIN
 from rrmsdk.runtime.protocol import as_json, service_of
 from rrmsdk.runtime.refused import Refused
@@ -40,6 +40,7 @@ class App:
     def __init__(self, service: Service, beside: AbstractAsyncContextManager[None]) -> None:
         """beside: entered in the server's event loop, and left when that ends."""
         self.service, self._beside = service, beside
+        self.spans = tracing.opened(service.release)
         own = [
             Route("/", home, methods=["GET"]),
             Route("/card", card, methods=["GET"]),
@@ -54,6 +55,8 @@ class App:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         async with self.service.running(), self._beside:
             yield
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -75,7 +78,7 @@ class App:
         except body.Left:
             status = CLOSED
         finally:
-            self._tell(scope, status, time.perf_counter() - began)
+            self._tell(scope, headers, status, time.perf_counter() - began)
 
     async def _admitted(self, scope: Any, headers: Headers, receive: Any, send: Any) -> None:
         try:
@@ -101,21 +104,43 @@ class App:
         if self.service.stopping:
             headers["connection"] = "close"
 
-    def _tell(self, scope: Any, status: int, seconds: float) -> None:
+    def _tell(self, scope: Any, headers: Headers, status: int, seconds: float) -> None:
         route = getattr(scope.get("endpoint"), "__name__", "none")
         self.service.metrics.requests.labels(route, str(status)).inc()
         self.service.metrics.seconds.labels(route).observe(seconds)
         if status == 200 and route in ("live", "ready", "metrics"):
             return
+        trace = {}
+        if self.spans is not None:
+            trace = {"trace": self.spans.tell(route, headers, status, seconds, _about(scope))}
         LOG.log(logging.INFO if status < 500 else logging.WARNING, "request", extra={"fields": {
             "request": scope["request_id"], "method": scope["method"], "path": scope["path"], "status": status,
-            "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0],
+            "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0], **trace,
         }})  # fmt: skip
 
 
 def request_id(wished: str) -> str:
     """The client's own, where it can stand in a log."""
     return wished if _REQUEST_ID.fullmatch(wished) else uuid.uuid4().hex
+
+
+def _about(scope: Any) -> dict[str, Any]:
+    """What a span says of a request; `queue` and `network` are seconds."""
+    told = {
+        "http.request.method": scope["method"],
+        "url.path": scope["path"],
+        "rrmsdk.request": scope["request_id"],
+    }
+    if "answer" not in scope:
+        return told
+    version, answer = scope["answer"]
+    return told | {
+        "rrmsdk.version": version,
+        "rrmsdk.images": len(answer.logits),
+        "rrmsdk.batch": answer.batch,
+        "rrmsdk.queue": answer.waited,
+        "rrmsdk.network": answer.took,
+    }
 
 
 async def _refuse(exc: Refused, scope: Any, receive: Any, send: Any) -> None:
@@ -161,6 +186,7 @@ async def predict(request: Request) -> Response:
         pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
     served = service.choose(service.name, None, request.scope["request_id"])
     answer = await service.infer(served, pixels, request.receive, None)
+    request.scope["answer"] = served.version, answer
     probabilities = softmax(answer.logits.astype(np.float64))
     (margin,), (shares,) = margins(probabilities), probabilities
     order = np.argsort(-shares, kind="stable")[:SHOWN]

@@ -103,6 +103,7 @@ async def infer(request: Request) -> Response:
     named = request.path_params.get("version")  # all versions take the same pixels
     served = service.choose(service.name, named, asked.id or request.scope["request_id"])
     answer = await service.infer(served, asked.pixels, request.receive, asked.timeout)
+    request.scope["answer"] = served.version, answer
     tensor = tensors.answered(asked, answer.logits, served.session.ends[1], served.labels)
     told, length = v2.write(asked, tensor, service.name, served.version)
     if length is None:

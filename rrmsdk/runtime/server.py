@@ -162,11 +162,13 @@ def logs(quiet: bool) -> Iterator[None]:
     """On stderr, as JSON. quiet: warnings and errors alone."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())
-    loggers = [logging.getLogger("rrmsdk.serve"), logging.getLogger("uvicorn.error")]
-    for logger, level in zip(loggers, (logging.WARNING if quiet else logging.INFO, logging.WARNING), strict=True):
+    loggers = [logging.getLogger(name) for name in ("rrmsdk.serve", "uvicorn.error", "opentelemetry")]
+    for logger in loggers:
         logger.addHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(logging.WARNING)
         logger.propagate = False
+    if not quiet:
+        loggers[0].setLevel(logging.INFO)
     try:
         yield
     finally:
