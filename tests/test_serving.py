@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 import rrmsdk
 from rrmsdk import serving
@@ -29,10 +30,11 @@ from tests.served import make_served, some_digits
 
 @dataclass
 class Process:
-    """`rrmsdk serve`, answering at `url`."""
+    """`rrmsdk serve`, answering at `url`. told: its first line."""
 
     process: subprocess.Popen[str]
     url: str
+    told: dict[str, Any]
 
     def get(self, path: str) -> int:
         with closing(http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)) as connection:
@@ -55,8 +57,9 @@ def started(*options: Any, **env: str) -> Iterator[Process]:
     command = [sys.executable, "-m", "rrmsdk", "serve", "--port", "0", "--threads", "1", *map(str, options)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | env)
     try:
-        made = Process(process, "")
-        made.url = made.until("serving")["url"]
+        made = Process(process, "", {})
+        made.told = made.until("serving")
+        made.url = made.told["url"]
         yield made
     finally:
         process.kill()
@@ -92,6 +95,19 @@ def test_an_older_export_is_served_and_the_log_says_what_it_lacks(tmp_path: Path
         )
 
 
+def test_over_grpc_it_drains_on_sigterm_as_well(tmp_path: Path) -> None:
+    with started(make_served(tmp_path / "b").path, "--grpc-port", 0, "--drain", 30) as server:
+        with closing(InferenceServerClient(server.told["grpc"])) as client:
+            assert client.is_server_ready()
+            server.process.send_signal(signal.SIGTERM)
+            server.until("stopping")
+            assert not client.is_server_ready()
+            assert client.is_model_ready("b")
+        server.process.send_signal(signal.SIGTERM)
+        server.until("stopped")
+        assert server.process.wait(30) == 0
+
+
 def test_ctrl_c_ends_it_as_well(tmp_path: Path) -> None:
     with started(make_served(tmp_path / "b").path, "--drain", 0) as server:
         server.process.send_signal(signal.SIGINT)
@@ -112,6 +128,16 @@ def test_a_port_in_use_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     assert told == (
         f"rrmsdk: port {port} on 127.0.0.1 cannot be had: Address already in use. "
         "Take another: --port 0 finds a free one\n"
+    )
+
+
+def test_a_port_in_use_is_told_for_grpc_too(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        code, told = ended(make_served(tmp_path / "b").path, "--port", 0, "--grpc-port", port)
+    assert (code, told.startswith(f"rrmsdk: port {port} on 127.0.0.1 cannot be had: Address already in use")) == (
+        2,
+        True,
     )
 
 
@@ -193,6 +219,31 @@ def test_without_its_packages_the_pip_command_is_said(tmp_path: Path, package: s
     done = subprocess.run([sys.executable, "-c", code, "serve", "runs/x"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "rrmsdk: rrmsdk.serve needs the extra 'serve': pip install 'rrmsdk[serve]'\n"
+
+
+@pytest.mark.parametrize("package", ["grpc", "google.protobuf"])
+def test_without_the_packages_of_grpc_its_extra_is_said(tmp_path: Path, package: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; from rrmsdk.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "runs/x", "--grpc-port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "rrmsdk: serving over gRPC (grpc_port) needs the extra 'grpc': pip install 'rrmsdk[grpc]'\n",
+    )
+
+
+def test_over_http_alone_grpc_is_not_imported(tmp_path: Path) -> None:
+    make_served(tmp_path / "b")
+    code = (
+        "import sys, rrmsdk\n"
+        "from rrmsdk import serving\n"
+        "from rrmsdk.runtime import server\n"
+        f"service = serving.prepared({os.fspath(tmp_path / 'b')!r}, rrmsdk.Serving(threads=1))\n"
+        "with server.running(service, server.listening('127.0.0.1', 0)):\n"
+        "    print({'grpc', 'google.protobuf'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_it_needs_no_torch_and_no_onnx(tmp_path: Path) -> None:

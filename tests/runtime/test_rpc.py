@@ -306,14 +306,20 @@ def test_what_is_not_there_is_not_found(served: Served) -> None:
     assert refused(stub.TraceSetting, service_pb2.TraceSettingRequest())[0] == "UNIMPLEMENTED"
 
 
-@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
-def test_a_message_that_is_too_large_even_once_inflated_is_refused(
-    served: Served, compression: grpc.Compression
+@pytest.mark.parametrize(
+    ("compression", "says"),
+    [
+        (grpc.Compression.NoCompression, "SERVER: Received message larger than max"),
+        (grpc.Compression.Gzip, "Decompressed message larger than max"),  # and not: inflated, and then too large
+    ],
+)
+def test_a_message_that_is_too_large_is_refused_before_it_is_inflated(
+    served: Served, compression: grpc.Compression, says: str
 ) -> None:
     with grpc.insecure_channel(served.address, compression=compression) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        code, says = refused(call, b" " * 60_000_000)
-    assert (code, "larger than max" in says) == ("RESOURCE_EXHAUSTED", True)
+        code, told = refused(call, b" " * 60_000_000)
+    assert (code, says in told) == ("RESOURCE_EXHAUSTED", True)
 
 
 def test_calls_are_counted_and_logged_as_those_over_http(served: Served, caplog: pytest.LogCaptureFixture) -> None:
