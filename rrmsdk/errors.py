@@ -6,6 +6,7 @@ RrmError
 ├── MismatchError(ValueError)        two values that must agree do not: classes, size, stages, threat
 ├── DataError(ValueError)            images or labels that cannot be used
 ├── HubError(ConnectionError)        the Hub could not be reached, or refused
+│   └── MovedError                   what a commit was to be made upon is no longer the newest
 ├── EndpointError(ConnectionError)   a model server could not be reached, refused, or does not speak the protocol
 ├── IntegrityError(ValueError)       hash, signature, revision or schema is not what was promised
 ├── DivergedError(ArithmeticError)   the loss stopped being finite; `.checkpoint` is the last good one
@@ -15,6 +16,9 @@ RrmError
 ├── ExportError(RuntimeError)
 │   └── ParityError                  the exported graph does not compute what the network computes
 ├── SaveError(OSError)               a file could not be written; what was there before is untouched
+│   └── DiskFullError                for want of space
+├── BusyError(RuntimeError)          another process works on the same job; `.pid` is its number
+├── SuspendedError(RuntimeError)     a job that failed in the same way again and again waits for a person
 └── MissingExtraError(ImportError)   the message is the pip command
 """
 
@@ -51,6 +55,10 @@ class DataError(RrmError, ValueError):
 
 class HubError(RrmError, ConnectionError):
     """The Hub could not be reached, or refused what was asked."""
+
+
+class MovedError(HubError):
+    """Somebody else pushed meanwhile; nothing was overwritten, and what was decided has to be decided again."""
 
 
 class EndpointError(RrmError, ConnectionError):
@@ -95,6 +103,22 @@ class ParityError(ExportError):
 
 class SaveError(RrmError, OSError):
     """A file could not be written; what was there before is untouched."""
+
+
+class DiskFullError(SaveError):
+    """There is no space for a file; what was there before is untouched, and nothing half was left."""
+
+
+class BusyError(RrmError, RuntimeError):
+    """Another process works on the same job. `pid` is its number; None: it has not told."""
+
+    def __init__(self, message: str, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class SuspendedError(RrmError, RuntimeError):
+    """A job that failed in the same way again and again; it waits for a person."""
 
 
 class MissingExtraError(RrmError, ImportError):

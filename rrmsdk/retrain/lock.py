@@ -1,0 +1,100 @@
+"""One process at a time in a job's folder. The kernel keeps the lock, so it ends with its holder, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from rrmsdk.errors import BusyError, SaveError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = "lock"
+LOOKS = 20  # at a holder that has not written its number yet, 1 ms apart
+
+_held: set[int] = set()
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold the folder, which is made where it is missing. Processes that this one starts do not hold it with it.
+
+    Raises:
+        BusyError: another process holds it, or this one does already.
+        SaveError: the folder cannot be written.
+    """
+    if fcntl is None:
+        raise SaveError("jobs need a system with flock, such as Linux or macOS")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as exc:
+        raise SaveError(f"could not write {folder / LOCK}: {exc.strerror}") from exc
+    try:
+        _take(place, folder)
+    except BaseException:
+        os.close(place)
+        raise
+    _not_for_forks()
+    _held.add(place)
+    try:
+        yield
+    finally:
+        if place in _held:  # not in a forked child
+            _held.discard(place)
+            os.close(place)
+
+
+def _take(place: int, folder: Path) -> None:
+    assert fcntl is not None
+    for look in range(LOOKS):
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise SaveError(f"could not lock {folder / LOCK}: {exc.strerror}") from exc
+        else:
+            with suppress(OSError):  # a disk that is too full for a number keeps nobody from freeing it
+                os.pwrite(place, f"{os.getpid():<20}".encode(), 0)
+            return
+        pid = _written(place)
+        if pid is not None and (_alive(pid) or look == LOOKS - 1):
+            break
+        time.sleep(0.001)  # the holder is about to write its number, or has just died
+    who = "another process" if pid is None else f"process {pid}"
+    raise BusyError(f"{folder.name}: {who} works on this job. Wait for it, or stop it", pid)
+
+
+def _written(place: int) -> int | None:
+    said = os.pread(place, 20, 0).strip()
+    return int(said) if said.isdigit() else None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
+
+
+@cache
+def _not_for_forks() -> None:
+    """A forked child (a loader's worker, say) that outlives us would keep the lock: it closes its copy."""
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _let_go() -> None:
+    for place in _held:
+        os.close(place)
+    _held.clear()
