@@ -15,8 +15,8 @@ RINGS = [
     {"hub", "runtime"},
     {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
     {"api", "banking", "certifying", "cli", "converting", "corrupting", "curving", "diagnosing", "exporting"}
-    | {"judging", "launching", "opening", "predicting", "quickstart", "reporting", "robustify", "serving", "signing"}
-    | {"retrain", "sweeping", "teachers", "verifying", "zooing", "__main__", "rrmsdk"},
+    | {"judging", "launching", "opening", "predicting", "quickstart", "reporting", "retrain", "robustify", "serving"}
+    | {"signing", "sweeping", "teachers", "verifying", "zooing", "__main__", "rrmsdk"},
 ]
 # A bundle's verbs are those of the public package, said of the bundle.
 OUTWARD = {("schema/bundle.py", "rrmsdk")}

@@ -37,9 +37,11 @@ def retrain(
 ) -> None:
     """Make JOB's model again, and promote it if it is not worse than the champion.
 
-    Killed at any point, the same command goes on where it was. Exit codes: 0 promoted, or the champion kept; 1 failed or
-    suspended; 64 no job that can be read; 75 another process works on it; 76 blocked (the Hub, the disk, a teacher that
-    is gone): the same command goes on; 77 awaiting approval; 2 it could not begin.
+    Killed at any point, the same command goes on where it was.
+
+    Exit codes: 0 promoted, or the champion kept; 1 failed or suspended; 2 it could not begin; 64 no job that can be
+    read; 75 another process works on it; 76 blocked (by the Hub, the disk, a teacher that is gone): the same command
+    goes on; 77 awaiting approval.
     """
     try:
         outcome = rrmsdk.retrain(_job(job, set_), state=state, cause=cause, run=run, quiet=quiet or as_json)

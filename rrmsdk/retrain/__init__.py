@@ -1,1 +1,1 @@
-"""What a job that is left alone stands on: its lock, its journal, what its stages made, and what may go."""
+"""Making a model again on its own: when, in which steps, and whether it takes the old one's place. Torch-free by itself."""

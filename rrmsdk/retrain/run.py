@@ -29,8 +29,8 @@ def retrain(
 ) -> Outcome:  # fmt: skip
     """Make a challenger, judge it beside the champion, and promote it if it is not worse.
 
-    plan -> fetch -> transfer -> verify -> export -> gate -> push -> announce. Killed at any point, the same call goes on
-    where it was: finished stages are not repeated, training resumes at its checkpoint, nothing is published twice.
+    plan -> fetch -> transfer -> verify -> export -> gate -> push -> announce. Killed at any point, the same call goes
+    on where it was: finished stages are not repeated, training resumes at its checkpoint, nothing is published twice.
 
     Args:
         job: a TOML file, or a Job.

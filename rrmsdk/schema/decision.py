@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from rrmsdk.schema.job import Gate
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
+from rrmsdk.schema.verdict import Verdict
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Number = int | float
@@ -25,6 +26,7 @@ class Judged(Value):
         judged.
     labels: the class of each image.
     classes: the names of all classes.
+    verdict: what ended the judging before all images were judged, if something did.
     audit: the same on images that no gate saw; None: not looked at.
     """
 
@@ -34,6 +36,7 @@ class Judged(Value):
     outcomes: Annotated[str, Field(min_length=1)]
     labels: tuple[Annotated[int, Field(ge=0)], ...]
     classes: tuple[str, ...]
+    verdict: Verdict | None = None
     audit: Judged | None = None
 
     @model_validator(mode="after")
