@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rrmsdk.errors import DiskFullError, IntegrityError, MismatchError, SaveError, SuspendedError
-from rrmsdk.retrain.objects import full
+from rrmsdk.retrain.objects import SPARE, full
 
 State = Literal["running", "promoted", "kept", "awaiting", "blocked", "failed", "suspended", "cancelled"]
 # A run in one of these goes on when it is begun again.
@@ -27,6 +28,7 @@ CRASHES = 3  # in the same way at the same place
 DIED = "died"  # without a word: killed, out of memory, a power cut
 STOPPED = "stopped"  # by a person or for want of a Hub or of space: never counted
 WAIT = 10.0  # seconds for another process that writes
+_UNWRITTEN = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 _TABLES = f"""
 CREATE TABLE run (
@@ -325,7 +327,8 @@ def _in_our_words(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        # SQLite has no word of its own for an index (-shm) or a journal that does not fit.
+        if code == sqlite3.SQLITE_FULL or (code in _UNWRITTEN and shutil.disk_usage(path.parent).free < SPARE):
             raise DiskFullError(f"the disk of {path} is full. Make room; the same command then continues") from exc
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise IntegrityError(f"{path} is damaged ({exc}). Move it away: the job then begins anew") from exc
