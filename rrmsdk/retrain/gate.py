@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rrmsdk import hub
 from rrmsdk.errors import MismatchError
-from rrmsdk.hub.promote import Champion, champion
+from rrmsdk.hub.patient import fetched
+from rrmsdk.hub.promote import Champion, Standing, standing
 from rrmsdk.opening import images_of
 from rrmsdk.retrain.decide import audit_due, decide
 from rrmsdk.retrain.objects import key
@@ -28,11 +28,10 @@ RECORD = "decision-{}.json"
 
 @dataclass(frozen=True)
 class Gated:
-    """What a gate decided, and against which champion; None: there is none yet."""
+    """What a gate decided, and what it saw on the Hub."""
 
     decision: Decision
-    champion: Champion | None
-    record: Path
+    seen: Standing
 
 
 def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated:
@@ -42,22 +41,26 @@ def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated:
         HubError: the champion cannot be read.
         MismatchError: the two cannot be compared.
     """
-    standing = champion(going.job.push.repo, going.job.push.tag, **going.hub)
+    asked = going.job.push
+    seen = standing(
+        asked.repo, asked.tag, endpoint=going.endpoint, token=going.token, patience=going.patience
+    )  # fmt: skip
     promotions = len(going.room.journal.runs("promoted"))
     auditing = audit_due(going.job.gate, promotions)
     labels = tuple(images_of(plan.recipe.data.alone(), None).test.labels.tolist())
     audited = audit(going, plan, "audit", bundles.read(challenger.path)) if auditing else None
     new = _judged(going, plan, challenger.digest, report, audited, labels)
-    old = None if standing is None else _champion(going, plan, standing, report, auditing, labels)
+    old = None if seen.champion is None else _champion(going, plan, seen.champion, report, auditing, labels)
     decision = decide(old, new, going.job.gate, promotions)
-    return Gated(decision, standing, _recorded(going, decision, standing))
+    _record(going, decision, seen.champion)
+    return Gated(decision, seen)
 
 
 def _champion(
-    going: Going, plan: Plan, standing: Champion, like: Report, auditing: bool, labels: Sequence[int]
+    going: Going, plan: Plan, champion: Champion, like: Report, auditing: bool, labels: Sequence[int]
 ) -> Judged:
     """The champion, judged as the challenger was: by its own report where that is of the same attacks and images."""
-    made = _pulled(going, standing)
+    made = _pulled(going, champion)
     bundle = bundles.read(made.path)
     if bundle.card.threat != plan.recipe.threat:
         raise MismatchError(
@@ -65,22 +68,22 @@ def _champion(
             f"{plan.recipe.threat}: they cannot be compared. Push to another repo or tag"
         )
     count = judged_images(going.job, plan).images
-    own = bundle.report if (bundle.path / REPORT).is_file() else None
-    report = (
-        own if own is not None and _fits(own, bundle, like, count) else verify(going, plan, "champion-verify", bundle)
-    )
+    report = bundle.report if (bundle.path / REPORT).is_file() else None
+    if report is None or not _fits(report, bundle, like, count):
+        report = verify(going, plan, "champion-verify", bundle)
     audited = audit(going, plan, "champion-audit", bundle) if auditing else None
     return _judged(going, plan, made.digest, report, audited, labels)
 
 
-def _pulled(going: Going, standing: Champion) -> Made:
+def _pulled(going: Going, champion: Champion) -> Made:
     """Exactly the files that its card names, so that it has the digest that it was promoted with."""
 
     def work(scratch: Path) -> Path:
-        ref = Ref.parse(f"hub:{going.job.push.repo}@{standing.commit}")
-        return copy_of(hub.fetch(ref, **going.hub).bundle, scratch / "champion").path
+        ref = Ref.parse(f"hub:{going.job.push.repo}@{champion.commit}")
+        found = fetched(ref, going.patience, endpoint=going.endpoint, token=going.token)
+        return copy_of(found.bundle, scratch / "champion").path
 
-    inputs = {"repo": going.job.push.repo, "commit": standing.commit}
+    inputs = {"repo": going.job.push.repo, "commit": champion.commit}
     return once(going.room, going.run, "champion", inputs, work)
 
 
@@ -116,13 +119,12 @@ def _judged(
     return of(report, 0, labels[:count], more)
 
 
-def _recorded(going: Going, decision: Decision, standing: Champion | None) -> Path:
+def _record(going: Going, decision: Decision, champion: Champion | None) -> None:
     folder = going.room.folder / RUNS / going.run.id
     number = len(list(folder.glob(RECORD.format("*")))) + 1
     path = folder / RECORD.format(number)
     value.write(decision, path)
     going.room.journal.note(
         going.run.number, "decision", verdict=decision.verdict, says=decision.says, new=decision.new, old=decision.old,
-        champion=standing and standing.commit, record=path.name,
+        champion=champion and champion.commit, record=path.name,
     )  # fmt: skip
-    return path

@@ -19,15 +19,17 @@ def push(going: Going, challenger: Made, gated: Gated) -> str:
         MovedError: there is another champion meanwhile.
         HubError: the Hub cannot be reached or refuses.
     """
-    going.room.journal.note(going.run.number, PUSHING, digest=challenger.digest)
+    going.room.journal.note(going.run.number, PUSHING, digest=challenger.digest, says=gated.decision.says)
     asked = going.job.push
     done = promote(
-        bundles.read(challenger.path), asked.repo, digest=challenger.digest, seen=gated.champion, tag=asked.tag,
-        private=asked.private, **going.hub,
+        bundles.read(challenger.path), asked.repo, challenger.digest, gated.seen, tag=asked.tag, private=asked.private,
+        endpoint=going.endpoint, token=going.token, patience=going.patience,
     )  # fmt: skip
     return done.commit
 
 
-def pushed(journal: Journal, run: int, digest: str) -> bool:
-    """Whether the run was about to publish this bundle before."""
-    return any(event.told["digest"] == digest for event in journal.events(run, kind=PUSHING))
+def pushed(journal: Journal, run: int, digest: str) -> str | None:
+    """Why the run was about to publish this bundle, where it was."""
+    return next(
+        (event.told["says"] for event in journal.events(run, kind=PUSHING) if event.told["digest"] == digest), None
+    )

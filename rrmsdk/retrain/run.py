@@ -25,7 +25,7 @@ GATES = 5  # of one run in a row, where the champion moves each time
 
 def retrain(
     job: str | Path | Job, *, state: str | Path | None = None, cause: str | None = None, run: str | None = None,
-    endpoint: str | None = None, quiet: bool = False,
+    endpoint: str | None = None, patience: float = 600.0, quiet: bool = False,
 ) -> Outcome:  # fmt: skip
     """Make a challenger, judge it beside the champion, and promote it if it is not worse.
 
@@ -39,6 +39,7 @@ def retrain(
             is none, a run of its own.
         run: which run goes on, by its name in `rrmsdk schedule history`.
         endpoint: address of the Hub; None: the client's own setting.
+        patience: seconds for which a Hub that is down or overloaded is asked again, before the run is left blocked.
 
     Returns:
         How the run stands now. What went wrong in it is told there and not raised.
@@ -50,22 +51,17 @@ def retrain(
         IntegrityError, SaveError: the job's folder cannot be used.
     """
     from rrmsdk.opening import needs_torch
+    from rrmsdk.retrain.announce import announce
 
     needs_torch("retrain")
     job = job if isinstance(job, Job) else jobs.read(Path(job))
     with entered(folder_of(job.name, Path(state) if state else None)) as room:
-        return through(room, job, _begun(room, cause, run), endpoint=endpoint, quiet=quiet)
-
-
-def through(room: Room, job: Job, run: Run, *, endpoint: str | None, quiet: bool) -> Outcome:
-    """A run to where nothing is left to do, and told. A run that was over stays as it is."""
-    from rrmsdk.retrain.announce import announce
-
-    if run.state == "running":
-        _ended(room, job, run, endpoint, quiet)
-    outcome = of(room, job, run.number)
-    announce(job, room.journal, run.number, told(outcome))
-    return outcome
+        begun = _begun(room, cause, run)
+        if begun.state == "running":  # else it is over, and stays as it is
+            _ended(room, job, begun, endpoint, patience, quiet)
+        outcome = of(room, job, begun.number)
+        announce(job, room.journal, begun.number, told(outcome))
+        return outcome
 
 
 def of(room: Room, job: Job, number: int) -> Outcome:
@@ -94,14 +90,15 @@ def _begun(room: Room, cause: str | None, name: str | None) -> Run:
     return journal.begin(cause)
 
 
-def _ended(room: Room, job: Job, run: Run, endpoint: str | None, quiet: bool) -> None:
+def _ended(room: Room, job: Job, run: Run, endpoint: str | None, patience: float, quiet: bool) -> None:
     """Work, and write down how it ended. Only what no `except Exception` sees (a kill, Ctrl-C) leaves it running."""
+    from rrmsdk.hub.patient import Patience
     from rrmsdk.retrain.stages import Going
     from rrmsdk.schema.secret import reveal
 
     try:
         token = reveal(job.push.token) if job.push.token else None
-        _stages(Going(room, run, job, {"endpoint": endpoint, "token": token}, quiet))
+        _stages(Going(room, run, job, endpoint, token, Patience(whole=patience), quiet))
     except Exception as exc:
         if not isinstance(exc, RrmError):
             import traceback
@@ -158,9 +155,9 @@ def _decided(going: Going, plan: Plan, challenger: Made, report: Report) -> None
     for _ in range(GATES):
         gated = gate(going, plan, challenger, report)
         decision = gated.decision
-        if gated.champion is not None and decision.new == decision.old and pushed(journal, number, decision.new):
-            # It was killed between the commit and this line.
-            journal.end(number, "promoted", "every rule is kept.", commit=gated.champion.commit, **extra)
+        if decision.new == decision.old and (says := pushed(journal, number, decision.new)):
+            # It was killed between the commit and the line below.
+            journal.end(number, "promoted", says, commit=push(going, challenger, gated), **extra)
             return
         if decision.verdict == "keep":
             journal.end(number, "kept", decision.says, **extra)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rrmsdk
 from rrmsdk import files
@@ -24,7 +24,9 @@ from rrmsdk.schema.recipe import Recipe, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
 
-PULLS = 3  # of a teacher that arrives damaged
+if TYPE_CHECKING:
+    from rrmsdk.hub.patient import Patience
+
 HALVINGS = 3  # of the images in one pass, where a step does not fit into memory
 TRAINS = ("rrmsdk", "torch", "torchvision", "numpy")
 EXPORTS = (*TRAINS, "onnx", "onnxscript", "onnxruntime")
@@ -34,18 +36,16 @@ EXPORTS = (*TRAINS, "onnx", "onnxscript", "onnxruntime")
 class Going:
     """A run that is being worked on, in the folder of its job.
 
-    hub: settings for the job's Hub, `endpoint` and `token`.
+    token: for the job's own repository.
     """
 
     room: Room
     run: Run
     job: Job
-    hub: Mapping[str, Any]
+    endpoint: str | None
+    token: str | None
+    patience: Patience
     quiet: bool
-
-    @property
-    def endpoint(self) -> str | None:
-        return self.hub["endpoint"]
 
 
 def plan(going: Going, commits: Mapping[str, str]) -> Plan:
@@ -64,7 +64,7 @@ def fetch(going: Going, taught: Taught, number: int) -> Made:
 
     Raises:
         BlockedError: it is no longer there; another one is never taken for it.
-        IntegrityError: it arrived damaged PULLS times, or is not the planned one.
+        IntegrityError: it arrives damaged each time, or is not the planned one.
     """
 
     def work(scratch: Path) -> Path:
@@ -79,20 +79,17 @@ def fetch(going: Going, taught: Taught, number: int) -> Made:
 
 def _pulled(going: Going, taught: Taught) -> Bundle:
     from rrmsdk import converting
+    from rrmsdk.hub.patient import fetched
 
     ref = Ref.parse(taught.pinned)
-    for left in reversed(range(PULLS)):
-        try:
-            return converting.fetch(ref, endpoint=going.endpoint, refresh=left < PULLS - 1).bundle
-        except IntegrityError as exc:
-            if left == 0:
-                raise
-            going.room.journal.note(going.run.number, "damaged", teacher=taught.pinned, says=str(exc))
-        except (RefError, HubError) as exc:
-            if gone(exc):
-                raise BlockedError("teacher-gone", str(exc)) from exc
-            raise
-    raise AssertionError
+    if ref.kind != "hub" or ref.org is None:
+        return converting.fetch(ref, endpoint=going.endpoint).bundle
+    try:
+        return fetched(ref, going.patience, endpoint=going.endpoint).bundle
+    except (RefError, HubError) as exc:
+        if gone(exc):
+            raise BlockedError("teacher-gone", str(exc)) from exc
+        raise
 
 
 def transfer(going: Going, plan: Plan, teachers: tuple[Made, ...]) -> Made:
@@ -168,7 +165,7 @@ def audit(going: Going, plan: Plan, name: str, bundle: Bundle) -> Report:
         images = images_of(plan.recipe.data.alone(), bundle)
         held = _last(images, spec.images)
         network = rrmsdk.load(bundle).to(device_here())
-        settings = spec.model_dump(exclude_none=True) | {"images": 0}
+        settings: dict[str, Any] = spec.model_dump(exclude_none=True) | {"images": 0}
         report = rrmsdk.attack(
             network, held, bundle.card.threat, journal=scratch / "found", quiet=going.quiet, **settings
         )
