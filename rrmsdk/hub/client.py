@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import get_session, httpx, validate_repo_id
 
 from rrmsdk import files
-from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError, RrmError, SaveError
+from rrmsdk.errors import FieldError, HubError, IntegrityError, MovedError, RefError, RrmError, SaveError
 
 Kind = Literal["model", "dataset"]
 
@@ -202,7 +202,7 @@ def in_our_words(hub: Hub, what: str, hint: str = "") -> Iterator[None]:
 
     Raises:
         RefError: no such repository or revision.
-        HubError: not reachable, down, or refused.
+        HubError: not reachable, down, or refused; MovedError: somebody else was faster.
         SaveError: the cache cannot be written.
     """
     try:
@@ -214,7 +214,7 @@ def in_our_words(hub: Hub, what: str, hint: str = "") -> Iterator[None]:
 
 
 def _translated(exc: BaseException, hub: Hub, what: str, hint: str) -> RrmError:
-    causes = list(_causes(exc))
+    causes = list(chain(exc))
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):
             return _refused(cause, hub, what, hint)
@@ -245,7 +245,7 @@ def _refused(exc: HfHubHTTPError, hub: Hub, what: str, hint: str) -> RrmError:
     if status == 403:
         return HubError(f"{what}: your token may not do that at {hub.endpoint} ({said}). {_which_token(hub)}")
     if status == 412:
-        return HubError(
+        return MovedError(
             f"{what}: somebody else pushed meanwhile, and nothing was overwritten. Look at theirs, push again"
         )
     if status == 429 or status >= 500:
@@ -259,7 +259,8 @@ def _which_token(hub: Hub) -> str:
     return "Type `hf auth login`, or give token="
 
 
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+def chain(exc: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
     while exc is not None:
         yield exc
         exc = exc.__cause__

@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import get_token, httpx
 
-from rrmsdk.errors import HubError, IntegrityError, MismatchError
+from rrmsdk.errors import HubError, IntegrityError, MismatchError, MovedError
 from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
 from rrmsdk.hub.readme import render
 from rrmsdk.runtime import signature
@@ -36,6 +36,8 @@ def push(
     endpoint: str | None = None,
     token: str | None = None,
     tag: str | None = None,
+    parent: str | None = None,
+    description: str | None = None,
 ) -> str:
     """Write the bundle to `repo` in one commit, and give the commit's address.
 
@@ -48,13 +50,16 @@ def push(
         private: whether a repository that is made here is private; one that exists stays as it is.
         endpoint, token: see `rrmsdk.hub.client.door`.
         tag: a name for the commit.
+        parent: the commit to push upon; None: whichever is the newest.
+        description: what the commit says under its message.
 
     Raises:
         IntegrityError: a file is not the one the card names, or the one that was signed; or the report is about other
             weights. Nothing was sent.
         MismatchError: nobody knows the licence of the weights.
         RefError: `repo` cannot name a repository.
-        HubError: no token, not reachable, refused, or somebody else pushed meanwhile.
+        HubError: no token, not reachable, refused.
+        MovedError: somebody else pushed meanwhile, or `parent` is not the newest commit.
     """
     repository(repo)
     branch = revision_name(revision)
@@ -67,13 +72,18 @@ def push(
     page = _page(bundle, repo)
     said = message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}"
     with in_our_words(hub, f"push to {repo}"), _no_advice(), ExitStack() as opened:
-        parent = _parent(hub, repo, branch, private)
-        send = partial(hub.api.create_commit, repo, commit_message=said, revision=branch, parent_commit=parent.oid)
+        upon = _parent(hub, repo, branch, private)
+        if parent not in (None, upon.oid):
+            raise MovedError(f"push to {repo}: its newest commit is {upon.oid}, no longer {parent}. Look at theirs")
+        send = partial(
+            hub.api.create_commit, repo, commit_message=said, commit_description=description, revision=branch,
+            parent_commit=upon.oid,
+        )  # fmt: skip
         try:
-            done = send(_operations(bundle, signed, page, parent, hub, opened))
+            done = send(_operations(bundle, signed, page, upon, hub, opened))
         except httpx.TransportError:
             now = look(hub, repo, branch)
-            if now.oid == parent.oid:
+            if now.oid == upon.oid:
                 raise
             # The answer may be lost and the commit made: then nothing is left to send. Another's commit refuses this.
             done = send(_operations(bundle, signed, page, now, hub, opened))

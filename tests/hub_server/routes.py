@@ -124,9 +124,10 @@ def refs(ask: Ask, kind: str, id: str) -> Answer:
 
 def commits(ask: Ask, kind: str, id: str, revision: str) -> Answer:
     repo = repo_at(ask, kind, id)
-    about = {"message": "", "date": DATE, "authors": [{"user": "writer"}]}
+    about = {"date": DATE, "authors": [{"user": "writer"}]}
     past = repo.history(commit_at(repo, revision))
-    return _paged(ask, [{"id": commit.oid, "title": commit.title} | about for commit in past])
+    rows = [{"id": commit.oid, "title": commit.title, "message": commit.description} for commit in past]
+    return _paged(ask, [row | about for row in rows])
 
 
 def tag(ask: Ask, kind: str, id: str, revision: str) -> Answer:
@@ -169,7 +170,7 @@ def commit(ask: Ask, kind: str, id: str, revision: str) -> Answer:
     files = dict(head.files)
     for line in lines:
         _apply(ask, files, line["key"], line["value"])
-    done = repo.add(revision, header["value"]["summary"], files)
+    done = repo.add(revision, header["value"]["summary"], files, header["value"].get("description") or "")
     url = f"{ask.server.endpoint}/{'' if kind == 'models' else f'{kind}/'}{id}/commit/{done.oid}"
     return Answer({"success": True, "commitOid": done.oid, "commitUrl": url, "hookOutput": ""})
 

@@ -36,6 +36,7 @@ class Commit:
     title: str
     files: dict[str, Blob]
     parent: str | None = None
+    description: str = ""
 
 
 @dataclass
@@ -50,9 +51,9 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
-    def add(self, branch: str, title: str, files: dict[str, Blob]) -> Commit:
+    def add(self, branch: str, title: str, files: dict[str, Blob], description: str = "") -> Commit:
         oid = hashlib.sha1(f"{self.id}{len(self.commits)}{title}".encode()).hexdigest()
-        self.commits[oid] = Commit(oid, title, files, self.branches.get(branch))
+        self.commits[oid] = Commit(oid, title, files, self.branches.get(branch), description)
         self.branches[branch] = oid
         return self.commits[oid]
 
