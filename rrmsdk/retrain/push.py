@@ -22,7 +22,7 @@ def push(going: Going, challenger: Made, gated: Gated) -> str:
     going.room.journal.note(going.run.number, PUSHING, digest=challenger.digest, says=gated.decision.says)
     asked = going.job.push
     done = promote(
-        bundles.read(challenger.path), asked.repo, challenger.digest, gated.seen, tag=asked.tag, private=asked.private,
+        bundles.read(challenger.path), asked.repo, challenger.digest, gated.seen, private=asked.private,
         endpoint=going.endpoint, token=going.token, patience=going.patience,
     )  # fmt: skip
     return done.commit

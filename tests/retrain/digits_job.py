@@ -24,7 +24,7 @@ from tests.hub_server import HubServer, Repo
 
 TEACHER = Path(rrmsdk.__file__).parents[1] / "zoo" / "embedded" / "digits-cnn-linf"
 TOKEN = "RRMSDK_TEST_TOKEN"
-IMAGES = 60
+IMAGES = 40
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def world(hub: HubServer, place: Path) -> World:
     fields = {
         "version": 1, "name": "tiny",
         "recipe": {
-            "teacher": "hub:digits-cnn-linf", "data": {"name": "digits"}, "threat": {"norm": "linf", "eps": "1/10"},
+            "teacher": "hub:digits-cnn-linf", "data": {"name": "digits", "validation": 0}, "threat": {"norm": "linf", "eps": "1/10"},
             "student": {"arch": "cnn", "width_mult": 0.5, "start": checkpoint(place, "equal")},
             "method": {"name": "rrm"}, "train": {"epochs": 0, "batch": 64, "validate_every": 0},
         },
