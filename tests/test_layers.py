@@ -61,7 +61,8 @@ def test_values_and_services_import_where_torch_cannot_be():
         "import rrmsdk, rrmsdk.hub, rrmsdk.runtime.session, rrmsdk.runtime.endpoint, rrmsdk.cli\n"
         "import rrmsdk.runtime.server, rrmsdk.serving\n"
         "import rrmsdk.schema.recipe, rrmsdk.schema.report\n"
-        "import rrmsdk.retrain.once\n"
+        "import rrmsdk.retrain.decide, rrmsdk.retrain.due, rrmsdk.retrain.explain, rrmsdk.retrain.observe\n"
+        "import rrmsdk.retrain.gate, rrmsdk.retrain.once, rrmsdk.retrain.push, rrmsdk.retrain.schedule\n"
         "print(rrmsdk.zoo())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,11 +6,11 @@ import os
 import sys
 from typing import NoReturn
 
-from rrmsdk.cli import hub, retrain, runs, serve, signing, study, zoo
+from rrmsdk.cli import hub, job, retrain, runs, serve, signing, study, zoo
 from rrmsdk.cli.app import app, overrides
 from rrmsdk.errors import RrmError
 
-__all__ = ["app", "hub", "main", "overrides", "retrain", "runs", "serve", "signing", "study", "zoo"]
+__all__ = ["app", "hub", "job", "main", "overrides", "retrain", "runs", "serve", "signing", "study", "zoo"]
 
 STOPPED = 130  # what typer makes of Ctrl-C
 

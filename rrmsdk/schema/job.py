@@ -107,6 +107,7 @@ class Drift(Value):
     statistic: an effect size that each window carries, such as `psi` or `ks_margin`.
     above: what counts as moved.
     windows: so many in a row; one alone is a false alarm every few months.
+    token: where the server's bearer token lies, if it wants one.
     """
 
     kind: Literal["drift"] = "drift"
@@ -114,6 +115,7 @@ class Drift(Value):
     statistic: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] = "psi"
     above: Annotated[float, Field(gt=0)]
     windows: Annotated[int, Field(ge=1)] = 2
+    token: Secret | None = None
 
 
 class Regression(Value):
@@ -264,7 +266,8 @@ class Job(Value, hide_input_in_errors=True):
 
     def secrets(self) -> Iterator[Secret]:
         """Every place that a run would read a secret from."""
-        places = (self.push.token, *(notify.url for notify in self.notify))
+        drifts = (trigger.token for trigger in self.trigger if isinstance(trigger, Drift))
+        places = (self.push.token, *drifts, *(notify.url for notify in self.notify))
         yield from (place for place in places if isinstance(place, Secret))
 
 
@@ -291,7 +294,7 @@ def json_schema() -> dict[str, Any]:
     elsewhere = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
     either = [schema["properties"]["recipe"], elsewhere | {"additionalProperties": False}]
     schema["properties"]["recipe"] = {"anyOf": either, "description": "Fields of a recipe, or the path of its file."}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rrmsdk job"} | schema
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "rrmsdk job"}
 
 
 def _placed(job: Job, folder: Path) -> Job:
@@ -318,13 +321,17 @@ def _placed(job: Job, folder: Path) -> Job:
     if recipe.train.bank is not None and recipe.train.bank.folder is not None:
         bank = recipe.train.bank.model_copy(update={"folder": at(recipe.train.bank.folder)})
         placed["train"] = recipe.train.model_copy(update={"bank": bank})
-    sources = [
-        one.model_copy(update={"source": ref(one.source)}) if isinstance(one, NewData) else one for one in job.trigger
-    ]
+    triggers = []
+    for one in job.trigger:
+        if isinstance(one, NewData):
+            one = one.model_copy(update={"source": ref(one.source)})
+        if isinstance(one, Drift):
+            one = one.model_copy(update={"token": secret(one.token)})
+        triggers.append(one)
     told = [one.model_copy(update={"url": secret(one.url)}) for one in job.notify]
     return job.model_copy(
         update={
-            "recipe": recipe.model_copy(update=placed), "trigger": tuple(sources), "notify": tuple(told),
+            "recipe": recipe.model_copy(update=placed), "trigger": tuple(triggers), "notify": tuple(told),
             "push": job.push.model_copy(update={"token": secret(job.push.token)}),
         }
     )  # fmt: skip
