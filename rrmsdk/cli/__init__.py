@@ -6,24 +6,25 @@ import os
 import sys
 from typing import NoReturn
 
-from rrmsdk.cli import hub, job, retrain, runs, serve, signing, study, zoo
+from rrmsdk.cli import gc, hub, job, retrain, runs, serve, signing, study, zoo
 from rrmsdk.cli.app import app, overrides
-from rrmsdk.errors import RrmError
+from rrmsdk.errors import BusyError, RrmError
 
-__all__ = ["app", "hub", "job", "main", "overrides", "retrain", "runs", "serve", "signing", "study", "zoo"]
+__all__ = ["app", "gc", "hub", "job", "main", "overrides", "retrain", "runs", "serve", "signing", "study", "zoo"]
 
 STOPPED = 130  # what typer makes of Ctrl-C
+BUSY = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later
 
 
 def main() -> NoReturn:
-    """Run the command line; a foreseen error is one line and exit code 2, Ctrl-C is 130."""
+    """Run the command line; a foreseen error is one line and exit code 2 (75: the job is busy), Ctrl-C is 130."""
     # Before torch is imported: its idle threads spin by default, and take the cores that other processes need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except RrmError as exc:
         print(f"rrmsdk: {exc}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BUSY if isinstance(exc, BusyError) else 2)
     except SystemExit as exc:
         if exc.code == STOPPED:
             print("rrmsdk: stopped. What was finished is kept; the same command continues.", file=sys.stderr)

@@ -129,6 +129,16 @@ class Journal:
             base.execute("UPDATE run SET pin = ? WHERE number = ?", (why, run))
             self._note(run, "unpinned" if why is None else "pinned", {"why": why or ""})
 
+    def crown(self, run: int, **told: Any) -> None:
+        """What a run made is what servers follow from now on, by a promotion or a rollback."""
+        self.note(run, "champion", **told)
+
+    def champion(self) -> int | None:
+        """The run whose model servers follow, as far as is known here."""
+        with self._reading() as base:
+            row = base.execute("SELECT run FROM event WHERE kind = 'champion' ORDER BY number DESC LIMIT 1").fetchone()
+        return row and row[0]
+
     def run(self, number: int) -> Run:
         """Raises MismatchError: there is none."""
         found = self._runs("WHERE number = ?", number)
@@ -221,12 +231,10 @@ class Journal:
         with self._reading() as base:
             return dict(base.execute("SELECT name, digest FROM output WHERE run = ? ORDER BY rowid", (run,)))
 
-    def forget(self, digests: set[str], runs: set[int]) -> None:
-        """Objects that were removed were never made; of these runs only their line stays."""
+    def forget(self, digests: set[str]) -> None:
+        """What is about to be removed counts as never made."""
         with self._writing() as base:
             base.executemany("DELETE FROM stage WHERE output = ?", [(digest,) for digest in sorted(digests)])
-            for table in ("output", "attempt", "event"):
-                base.executemany(f"DELETE FROM {table} WHERE run = ?", [(run,) for run in sorted(runs)])
 
     def _attempted(self, attempt: int) -> tuple[int, str, str]:
         return self.base.execute("SELECT run, name, key FROM attempt WHERE number = ?", (attempt,)).fetchone()

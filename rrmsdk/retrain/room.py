@@ -26,10 +26,9 @@ class Room:
     objects: Objects
 
 
-def folder_of(job: str, state: Path | None = None) -> Path:
-    """Where a job of that name is kept: under `state`, or $RRMSDK_STATE, or ~/.local/state/rrmsdk."""
-    root = state or Path(os.environ.get(STATE) or "~/.local/state/rrmsdk")
-    return root.expanduser() / job
+def root(state: Path | None = None) -> Path:
+    """Where jobs have their folders, each under its name: `state`, or $RRMSDK_STATE, or ~/.local/state/rrmsdk."""
+    return (state or Path(os.environ.get(STATE) or "~/.local/state/rrmsdk")).expanduser()
 
 
 @contextmanager
