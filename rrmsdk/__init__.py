@@ -33,8 +33,8 @@ from rrmsdk.exporting import export
 from rrmsdk.judging import attack
 from rrmsdk.predicting import predict
 from rrmsdk.reporting import report
-from rrmsdk.retrain.outcome import Outcome
-from rrmsdk.retrain.run import retrain
+from rrmsdk.retraining.outcome import Outcome
+from rrmsdk.retraining.run import retrain
 from rrmsdk.robustify import RobustDataset, robustify
 from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.bundle import Bundle

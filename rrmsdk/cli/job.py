@@ -30,11 +30,11 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a job to begin with, every field explained in it."""
-    from rrmsdk import retrain
+    from rrmsdk import retraining
 
     if file.exists():
         raise FieldError(f"{file} is there already. Name another file, or type rrmsdk job check {file}")
-    files.write_text(file, (Path(retrain.__file__).parent / "template.toml").read_text(encoding="utf-8"))
+    files.write_text(file, (Path(retraining.__file__).parent / "template.toml").read_text(encoding="utf-8"))
     if as_json:
         print_json({"path": str(file)})
     else:
@@ -66,7 +66,7 @@ def explain(file: File, as_json: AsJson = False) -> None:
 
     Exit code 64: it is no job that could run.
     """
-    from rrmsdk.retrain.explain import explained, next_slots
+    from rrmsdk.retraining.explain import explained, next_slots
 
     job, now = valid(file), datetime.now(UTC)
     about, upcoming = explained(job, now), next_slots(job, now)
@@ -90,7 +90,7 @@ def schema() -> None:
 
 def valid(file: Path) -> Job:
     """The job in `file`, or exit code 64. All that can be known of it here: cron too, and the method where torch is."""
-    from rrmsdk.retrain.explain import next_slots
+    from rrmsdk.retraining.explain import next_slots
 
     try:
         job = jobs.read(file)
@@ -110,7 +110,7 @@ def valid(file: Path) -> Job:
 def _looked_up(job: Job) -> dict[str, str]:
     """What its references and secrets mean now; the first that means nothing ends the command."""
     from rrmsdk.opening import opened
-    from rrmsdk.retrain import observe
+    from rrmsdk.retraining import observe
     from rrmsdk.schema.secret import reveal
 
     found: dict[str, str] = {}

@@ -10,9 +10,9 @@ import typer
 
 import rrmsdk
 from rrmsdk.cli.app import AsJson, Quiet, app, overrides, print_json
-from rrmsdk.errors import BusyError, DataError, FieldError
+from rrmsdk.cli.job import CONFIG
+from rrmsdk.errors import DataError, FieldError
 from rrmsdk.opening import merged
-from rrmsdk.retrain.outcome import BUSY, CONFIG
 from rrmsdk.schema import job as jobs
 from rrmsdk.schema import value
 from rrmsdk.schema.job import Job
@@ -46,15 +46,13 @@ def retrain(
     try:
         outcome = rrmsdk.retrain(_job(job, set_), state=state, cause=cause, run=run, quiet=quiet or as_json)
     except (FieldError, DataError) as exc:
-        _leave(exc, CONFIG)
-    except BusyError as exc:
-        _leave(exc, BUSY)
+        print(f"rrmsdk: {exc}", file=sys.stderr)
+        raise typer.Exit(CONFIG) from exc
+    if as_json:
+        print_json(outcome.model_dump(mode="json"))
     else:
-        if as_json:
-            print_json(outcome.model_dump(mode="json"))
-        else:
-            print(outcome.summary())
-        raise typer.Exit(outcome.exit_code)
+        print(outcome.summary())
+    raise typer.Exit(outcome.exit_code)
 
 
 def _job(path: Path, set_: list[str] | None) -> Job:
@@ -62,8 +60,3 @@ def _job(path: Path, set_: list[str] | None) -> Job:
     if not set_:
         return job
     return value.parse(Job, merged(job.model_dump(mode="json", exclude_none=True), overrides(set_)), str(path))
-
-
-def _leave(exc: Exception, code: int) -> None:
-    print(f"rrmsdk: {exc}", file=sys.stderr)
-    raise typer.Exit(code) from exc
