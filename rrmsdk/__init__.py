@@ -7,7 +7,10 @@ from rrmsdk.corrupting import corrupt
 from rrmsdk.curving import curve
 from rrmsdk.diagnosing import diagnose
 from rrmsdk.errors import (
+    BlockedError,
+    BusyError,
     DataError,
+    DiskFullError,
     DivergedError,
     EndpointError,
     ExportError,
@@ -16,6 +19,7 @@ from rrmsdk.errors import (
     IntegrityError,
     MismatchError,
     MissingExtraError,
+    MovedError,
     NotRobustError,
     OutOfMemory,
     ParityError,
@@ -23,11 +27,14 @@ from rrmsdk.errors import (
     RefError,
     RrmError,
     SaveError,
+    SuspendedError,
 )
 from rrmsdk.exporting import export
 from rrmsdk.judging import attack
 from rrmsdk.predicting import predict
 from rrmsdk.reporting import report
+from rrmsdk.retraining.outcome import Outcome
+from rrmsdk.retraining.run import retrain
 from rrmsdk.robustify import RobustDataset, robustify
 from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.bundle import Bundle
@@ -37,6 +44,7 @@ from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.diagnosis import Diagnosis
+from rrmsdk.schema.job import Job
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.prediction import Prediction
 from rrmsdk.schema.recipe import BankSpec, Recipe, Schedule, StudentSpec, TrainSpec, VerifySpec
@@ -55,11 +63,13 @@ from rrmsdk.zooing import ZooCheck, zoo, zoo_build, zoo_check, zoo_show
 __version__ = "0.1.0"
 
 __all__ = [
-    "BankInfo", "BankSpec", "Bundle", "Card", "Certified", "Corruptions", "Curve", "DataError", "DataSpec", "Diagnosis",
-    "DivergedError", "EndpointError", "ExportError", "FieldError", "HubError", "IntegrityError", "MismatchError",
-    "MissingExtraError", "ModelConfig", "NotRobustError", "OutOfMemory", "ParityError", "Prediction", "RankError",
-    "Recipe", "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Serving", "Signed",
-    "StudentSpec", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack", "bank", "certify",
-    "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report", "robustify", "serve", "sign",
-    "sweep", "train", "transfer", "verify", "verify_signature", "zoo", "zoo_build", "zoo_check", "zoo_show",
+    "BankInfo", "BankSpec", "BlockedError", "Bundle", "BusyError", "Card", "Certified", "Corruptions", "Curve",
+    "DataError", "DataSpec", "Diagnosis", "DiskFullError", "DivergedError", "EndpointError", "ExportError",
+    "FieldError", "HubError", "IntegrityError", "Job", "MismatchError", "MissingExtraError", "ModelConfig",
+    "MovedError", "NotRobustError", "OutOfMemory", "Outcome", "ParityError", "Prediction", "RankError", "Recipe",
+    "Ref", "RefError", "Report", "RobustDataset", "RrmError", "SaveError", "Schedule", "Serving", "Signed",
+    "StudentSpec", "SuspendedError", "Sweep", "ThreatModel", "TrainSpec", "VerifySpec", "ZooCheck", "attack",
+    "bank", "certify", "corrupt", "curve", "diagnose", "export", "load", "predict", "pull", "push", "report",
+    "retrain", "robustify", "serve", "sign", "sweep", "train", "transfer", "verify", "verify_signature", "zoo",
+    "zoo_build", "zoo_check", "zoo_show",
 ]  # fmt: skip

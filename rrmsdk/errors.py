@@ -18,6 +18,7 @@ RrmError
 ├── SaveError(OSError)               a file could not be written; what was there before is untouched
 │   └── DiskFullError                for want of space
 ├── BusyError(RuntimeError)          another process works on the same job; `.pid` is its number
+├── BlockedError(RuntimeError)       a run waits for something that is not there; `.on` says for what
 ├── SuspendedError(RuntimeError)     a job that failed in the same way again and again waits for a person
 └── MissingExtraError(ImportError)   the message is the pip command
 """
@@ -115,6 +116,14 @@ class BusyError(RrmError, RuntimeError):
     def __init__(self, message: str, pid: int | None = None) -> None:
         super().__init__(message)
         self.pid = pid
+
+
+class BlockedError(RrmError, RuntimeError):
+    """A run cannot go on for want of something, named by `on`; the same command continues once it is there."""
+
+    def __init__(self, on: str, message: str) -> None:
+        super().__init__(message)
+        self.on = on
 
 
 class SuspendedError(RrmError, RuntimeError):

@@ -50,7 +50,8 @@ def test_pull_json_carries_card_and_report():
 
 @pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart",
                                   "sweep", "diagnose", "corrupt", "certify", "curve", "report",
-                                  "attack", "sign", "verify-signature", "serve"])  # fmt: skip
+                                  "attack", "sign", "verify-signature", "serve",
+                                  "job", "job check"])  # fmt: skip
 def test_every_verb_explains_itself(verb):
     done = _rrmsdk(*verb.split(), "--help")
     assert done.returncode == 0

@@ -10,8 +10,8 @@ import typer
 
 from rrmsdk.cli.app import AsJson, app, print_json
 from rrmsdk.errors import FieldError
-from rrmsdk.retrain.collect import KEEP, Collected, collect, jobs
-from rrmsdk.retrain.room import entered
+from rrmsdk.retraining.collect import KEEP, Collected, collect, jobs
+from rrmsdk.retraining.room import entered
 
 
 @app.command()

@@ -6,8 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from huggingface_hub import is_offline_mode
+from huggingface_hub import constants, is_offline_mode
 
 from rrmsdk.errors import DataError, HubError, IntegrityError
 from rrmsdk.hub.client import (
@@ -23,6 +24,7 @@ from rrmsdk.hub.client import (
     revision_name,
     whole,
 )
+from rrmsdk.schema.cause import DataSeen
 
 SPLITS = ("train", "test")
 _SPLIT = re.compile(r"(train|test)(?![a-zA-Z]).*\.parquet")
@@ -71,6 +73,32 @@ def dataset_files(
         raise IntegrityError(f"{spelt} at commit {commit.oid}: {path} is not what {hub.endpoint} says it is")
     remember(_snapshot(found, chosen), wanted)
     return found
+
+
+def dataset_now(repo: str, *, endpoint: str | None = None, token: str | None = None) -> DataSeen:
+    """The commit of a data set as it is now, and how many train images its page says it has. One request.
+
+    Raises:
+        RefError: no such repository.
+        HubError: the Hub cannot be reached or refused.
+    """
+    hub, spelt = door(endpoint, token), f"data set {repository(repo)}"
+    with in_our_words(hub, spelt):
+        info = hub.api.dataset_info(repo, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        if not is_commit(info.sha or ""):
+            raise ValueError(f"{info.sha!r} is no commit")
+        return DataSeen(digest=str(info.sha), rows=_train_rows(info.card_data), changed=info.last_modified)
+
+
+def _train_rows(page: Any) -> int | None:
+    """`dataset_info` of the page's head; None where it is not said, or said of several configurations."""
+    said = page.to_dict().get("dataset_info") if page is not None else None
+    configurations = said if isinstance(said, list) else [said]
+    try:
+        (counts,) = [{split["name"]: split["num_examples"] for split in one["splits"]} for one in configurations if one]
+        return int(counts["train"])
+    except (KeyError, TypeError, ValueError):
+        return None  # written by hand, or by other tools
 
 
 def choose(names: Iterable[str], repo: str) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,22 +33,32 @@ def parse(kind: type[V], fields: Any, where: str = "") -> V:
     try:
         return kind.model_validate(fields)
     except ValidationError as exc:
-        raise FieldError(f"{where or kind.__name__}: {explain(exc, kind)}") from exc
+        # Pydantic's own message shows some of the input even where it is told not to.
+        cause = None if _hides(kind) else exc
+        raise FieldError(f"{where or kind.__name__}: {explain(exc, kind)}") from cause
 
 
 def explain(exc: ValidationError, kind: type[BaseModel]) -> str:
-    """The first few complaints of pydantic in words for the person who typed the value."""
+    """The first few complaints of pydantic in words for the person who typed the value.
+
+    Where `kind` hides its input, texts are not repeated: one of them may be a secret in the wrong place.
+    """
     lines = []
     for error in exc.errors()[:4]:
-        path = ".".join(str(part) for part in error["loc"])
+        path, input = ".".join(str(part) for part in error["loc"]), error["input"]
         if error["type"] == "extra_forbidden":
             known = _fields_at(kind, error["loc"][:-1])
             lines.append(f"unknown field '{path}'.{did_you_mean(str(error['loc'][-1]), known)}")
         elif error["type"] == "missing":
             lines.append(f"field '{path}' is missing")
+        elif error["type"] == "union_tag_not_found":
+            lines.append(f"field '{path}.kind' is missing")
+        elif error["type"] == "union_tag_invalid":
+            lines.append(f"'{path}' is of an unknown kind.{did_you_mean(*_tags(error))}")
         else:
-            given = f"'{path}' = {_short(error['input'])}: " if path else ""
-            near = did_you_mean(str(error["input"]), _literals(error)) if error["type"] == "literal_error" else ""
+            shown = "" if _hides(kind) and not isinstance(input, int | float) else f" = {_short(input)}"
+            given = f"'{path}'{shown}: " if path else ""
+            near = did_you_mean(str(input), _literals(error)) if error["type"] == "literal_error" else ""
             lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + near if near else ""))
     return "; ".join(lines)
 
@@ -57,20 +67,38 @@ def _literals(error: Any) -> list[str]:
     return re.findall(r"'([^']+)'", error["ctx"]["expected"])
 
 
+def _tags(error: Any) -> tuple[str, list[str]]:
+    return error["ctx"]["tag"], re.findall(r"'([^']+)'", error["ctx"]["expected_tags"])
+
+
+def _hides(kind: type[BaseModel]) -> bool:
+    return kind.model_config.get("hide_input_in_errors", False)
+
+
 def _short(given: object) -> str:
     text = repr(given)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _fields_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The names a record accepts at a nested place."""
+    """The names a record accepts at a nested place; in a list of several kinds, those of the kind that was given."""
+    could = [kind]
     for part in loc:
-        field = kind.model_fields.get(str(part))
-        inner = getattr(field, "annotation", None)
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        kind = inner
-    return list(kind.model_fields)
+        if isinstance(part, int):
+            continue
+        fields = [record.model_fields[part] for record in could if part in record.model_fields]
+        if fields:
+            could = [record for field in fields for record in _records(field.annotation)]
+        else:
+            could = [record for record in could if part in get_args(record.model_fields["kind"].annotation)]
+    return [name for record in could for name in record.model_fields]
+
+
+def _records(annotation: Any) -> list[type[BaseModel]]:
+    """The kinds of record in `tuple[A | B, ...]`, `A | None` and the like."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [record for inner in get_args(annotation) for record in _records(inner)]
 
 
 def from_json(kind: type[V], text: str | bytes, where: str = "") -> V:
@@ -78,7 +106,9 @@ def from_json(kind: type[V], text: str | bytes, where: str = "") -> V:
     try:
         return kind.model_validate_json(text)
     except ValidationError as exc:
-        raise FieldError(f"{where or kind.__name__}: {explain(exc, kind)}") from exc
+        # Pydantic's own message shows some of the input even where it is told not to.
+        cause = None if _hides(kind) else exc
+        raise FieldError(f"{where or kind.__name__}: {explain(exc, kind)}") from cause
 
 
 def to_json(value: BaseModel) -> str:
@@ -88,11 +118,23 @@ def to_json(value: BaseModel) -> str:
 
 def from_toml(kind: type[V], text: str, where: str = "") -> V:
     """`text` (TOML) as a `kind`. Raises FieldError."""
+    return parse(kind, _toml(text, where or kind.__name__), where)
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
     try:
-        fields = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise FieldError(f"{where or kind.__name__} is not TOML: {exc}") from exc
-    return parse(kind, fields, where)
+        raise FieldError(f"{where} is not TOML: {exc}{_twice(text, str(exc))}") from exc
+
+
+def _twice(text: str, complaint: str) -> str:
+    """Which key was given before, where that is what tomllib complains of."""
+    at = re.search(r"(?:Cannot overwrite|Cannot declare).*at (?:line (\d+)|end of document)", complaint)
+    if at is None:
+        return ""
+    key = re.match(r"\s*(\[+[\w.-]+\]+|[\w.-]+(?=\s*=))", text.splitlines()[int(at[1]) - 1 if at[1] else -1])
+    return f": {key[1]} is given twice" if key else ""
 
 
 def to_toml(value: BaseModel) -> str:
@@ -107,11 +149,21 @@ def read(kind: type[V], path: Path) -> V:
         DataError: no such file, or not text.
         FieldError: not a `kind`.
     """
+    if Path(path).suffix == ".toml":
+        return parse(kind, toml_fields(path), str(path))
+    return from_json(kind, _text(path), str(path))
+
+
+def toml_fields(path: Path) -> dict[str, Any]:
+    """The fields in a TOML file. Raises DataError, FieldError, as `read`."""
+    return _toml(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"cannot read {path}: {getattr(exc, 'strerror', None) or exc}") from exc
-    return (from_toml if Path(path).suffix == ".toml" else from_json)(kind, text, str(path))
 
 
 def write(value: BaseModel, path: Path) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+import yaml
+
 from tests.hub_server import transfer
 from tests.hub_server.access import commit_at, reader, repo_at, writer
-from tests.hub_server.storage import Blob, Repo, rows, siblings
+from tests.hub_server.storage import Blob, Commit, Repo, rows, siblings
 from tests.hub_server.wire import Answer, Ask, Refused
 
 DATE = "2026-01-01T00:00:00.000Z"
@@ -91,7 +93,12 @@ def info(ask: Ask, kind: str, id: str, revision: str) -> Answer:
     about = {"_id": id, "id": id, "modelId": id, "author": id.split("/")[0], "sha": commit.oid, "private": repo.private}
     dates = {"lastModified": DATE, "createdAt": DATE}
     figures = {"downloads": 0, "likes": 0, "gated": "auto" if repo.gated else False, "disabled": False, "tags": []}
-    return Answer(about | dates | figures | {"siblings": siblings(commit)})
+    return Answer(about | dates | figures | {"siblings": siblings(commit), "cardData": _head_of_the_page(commit)})
+
+
+def _head_of_the_page(commit: Commit) -> Any:
+    parts = commit.files["README.md"].content.split(b"---\n") if "README.md" in commit.files else []
+    return yaml.safe_load(parts[1]) if len(parts) > 2 else None
 
 
 def tree(ask: Ask, kind: str, id: str, revision: str, folder: str) -> Answer:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from rrmsdk.errors import BusyError, SaveError
-from rrmsdk.retrain.lock import hold
+from rrmsdk.retraining.lock import hold
 
 HOLDS = """
 import os, subprocess, sys, time
 from pathlib import Path
-from rrmsdk.retrain.lock import hold
+from rrmsdk.retraining.lock import hold
 with hold(Path(sys.argv[1])):
     child = None
     if sys.argv[2] == "exec":

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rrmsdk.errors import RefError, SaveError, did_you_mean
-from rrmsdk.retrain import journal, objects
-from rrmsdk.retrain.journal import UNFINISHED, Journal, Run
-from rrmsdk.retrain.room import RUNS, Room, entered, root
+from rrmsdk.retraining import journal, objects
+from rrmsdk.retraining.journal import UNFINISHED, Journal, Run
+from rrmsdk.retraining.room import RUNS, Room, entered, root
 
 KEEP = 5
 

@@ -1,4 +1,4 @@
-"""A job of small real stages: python -m tests.retrain.tiny_job WORLD CAUSE, or WORLD sweep KILLS SEED, or WORLD die N.
+"""A job of small real stages: python -m tests.retraining.tiny_job WORLD CAUSE, or WORLD sweep KILLS SEED, or die N.
 
 WORLD/state is the job's folder, WORLD/hub where it publishes, by an atomic rename. Its training gives other weights
 each time, as one on a GPU may. WORLD/witness tells what happened without asking the journal; while there is a file
@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rrmsdk import files
 from rrmsdk.errors import BusyError, DiskFullError
-from rrmsdk.retrain.once import Made, once
-from rrmsdk.retrain.room import Room, entered
+from rrmsdk.retraining.once import Made, once
+from rrmsdk.retraining.room import Room, entered
 
 STEPS = 5
 STAGES = ("fetch", "transfer", "verify", "export")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rrmsdk.errors import DiskFullError, IntegrityError, MismatchError, SaveError, SuspendedError
-from rrmsdk.retrain.objects import SPARE, full
+from rrmsdk.retraining.objects import SPARE, full
 
 State = Literal["running", "promoted", "kept", "awaiting", "blocked", "failed", "suspended", "cancelled"]
 # A run in one of these goes on when it is begun again.
@@ -246,10 +246,11 @@ class Journal:
         with self._writing():
             self._note(run, kind, told)
 
-    def events(self, run: int | None = None, *, after: int = 0) -> tuple[Event, ...]:
+    def events(self, run: int | None = None, *, after: int = 0, kind: str | None = None) -> tuple[Event, ...]:
         """What happened after event number `after`, in a run or in all; the oldest first."""
-        where, values = ("AND run = ?", (after, run)) if run is not None else ("", (after,))
-        ask = f"SELECT number, run, at, kind, told FROM event WHERE number > ? {where} ORDER BY number"
+        asked = [(column, given) for column, given in (("run", run), ("kind", kind)) if given is not None]
+        where, values = "".join(f" AND {column} = ?" for column, _ in asked), (after, *(given for _, given in asked))
+        ask = f"SELECT number, run, at, kind, told FROM event WHERE number > ?{where} ORDER BY number"
         with self._reading() as base:
             rows = base.execute(ask, values).fetchall()
         return tuple(Event(number, of, at, kind, json.loads(told)) for number, of, at, kind, told in rows)

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session
+
+from tests.hub_server import HubServer
+from tests.retraining import digits_job
+from tests.retraining.digits_job import World
 
 
 @pytest.fixture
@@ -37,3 +42,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Iterator[World]:
+    """A job on digits, and a Hub of its own."""
+    with HubServer() as server:
+        yield digits_job.world(server, tmp_path)
+        close_session()

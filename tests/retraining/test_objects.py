@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from rrmsdk.errors import DiskFullError, IntegrityError, SaveError
-from rrmsdk.retrain import objects
-from rrmsdk.retrain.objects import Objects
+from rrmsdk.retraining import objects
+from rrmsdk.retraining.objects import Objects
 
 
 @pytest.fixture

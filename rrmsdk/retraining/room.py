@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rrmsdk.retrain import journal, objects
-from rrmsdk.retrain.journal import Journal
-from rrmsdk.retrain.lock import hold
-from rrmsdk.retrain.objects import Objects
+from rrmsdk.retraining import journal, objects
+from rrmsdk.retraining.journal import Journal
+from rrmsdk.retraining.lock import hold
+from rrmsdk.retraining.objects import Objects
 
 STATE = "RRMSDK_STATE"
 STORE, RUNS = "objects/sha256", "runs"

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from rrmsdk.errors import DiskFullError, HubError, SuspendedError
-from rrmsdk.retrain import objects
-from rrmsdk.retrain.journal import Run
-from rrmsdk.retrain.once import once
-from rrmsdk.retrain.room import Room, entered
-from tests.retrain.tiny_job import STAGES, STEPS, job, left
+from rrmsdk.retraining import objects
+from rrmsdk.retraining.journal import Run
+from rrmsdk.retraining.once import once
+from rrmsdk.retraining.room import Room, entered
+from tests.retraining.tiny_job import STAGES, STEPS, job, left
 
 
 def starting(world: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.retrain.tiny_job", str(world), *words]
+    command = [sys.executable, "-m", "tests.retraining.tiny_job", str(world), *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

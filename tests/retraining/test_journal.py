@@ -11,8 +11,8 @@ from typing import get_args
 import pytest
 
 from rrmsdk.errors import IntegrityError, MismatchError, SaveError, SuspendedError
-from rrmsdk.retrain import journal
-from rrmsdk.retrain.journal import Journal, State
+from rrmsdk.retraining import journal
+from rrmsdk.retraining.journal import Journal, State
 
 
 @pytest.fixture

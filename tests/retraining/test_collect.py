@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from rrmsdk.errors import MismatchError, RefError
-from rrmsdk.retrain.collect import collect, jobs
-from rrmsdk.retrain.journal import Run, State
-from rrmsdk.retrain.lock import hold
-from rrmsdk.retrain.objects import key
-from rrmsdk.retrain.once import once
-from rrmsdk.retrain.room import Room, entered
+from rrmsdk.retraining.collect import collect, jobs
+from rrmsdk.retraining.journal import Run, State
+from rrmsdk.retraining.lock import hold
+from rrmsdk.retraining.objects import key
+from rrmsdk.retraining.once import once
+from rrmsdk.retraining.room import Room, entered
 
 SIZE = 1000  # bytes of what each run makes
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rrmsdk.errors import HubError, SaveError
-from rrmsdk.retrain.journal import STOPPED, Run, signature
-from rrmsdk.retrain.objects import full, key
-from rrmsdk.retrain.room import RUNS, Room
+from rrmsdk.retraining.journal import STOPPED, Run, signature
+from rrmsdk.retraining.objects import full, key, size
+from rrmsdk.retraining.room import RUNS, Room
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def once(
     Args:
         inputs: all that the result depends on, as JSON: digests of what earlier stages made, settings, versions.
         work: is given a folder that lasts until the stage is finished, over kills; gives the file or folder to keep.
-        checkpoint: a file there that is replaced while the work goes on: dying at another state of it is not dying at
-            the same place again.
+        checkpoint: a file there that is replaced while the work goes on, or a folder that grows: dying at another state
+            of it is not dying at the same place again.
 
     Raises:
         SuspendedError: it crashed again and again in the same way.
@@ -73,8 +73,11 @@ def _own(exc: BaseException) -> bool:
 
 
 def _state(scratch: Path, checkpoint: str | None) -> str:
-    """Changes when the checkpoint is replaced."""
-    if checkpoint is None or not (scratch / checkpoint).is_file():
+    """Changes when the checkpoint is replaced, or something is added to it where it is a folder."""
+    place = scratch / (checkpoint or "")
+    if checkpoint is None or not place.exists():
         return ""
-    found = (scratch / checkpoint).stat()
+    if place.is_dir():
+        return str(size(place))
+    found = place.stat()
     return f"{found.st_size}-{found.st_mtime_ns}"

@@ -1,0 +1,173 @@
+"""Bad days of a run: each loses nothing that was finished, publishes nothing twice, keeps the champion."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rrmsdk.hub.promote import promote, standing
+from rrmsdk.retraining import journal as journals
+from rrmsdk.retraining.room import STORE
+from rrmsdk.schema import bundle as bundles
+from tests.hub_server import Trouble
+from tests.retraining.digits_job import TEACHER, World
+
+
+def first(part: str, *troubles: Trouble, method: str = "POST") -> Callable[[str, str], Trouble | None]:
+    """These troubles, one after another, for requests with `part` in their path; then none."""
+    left: Iterator[Trouble] = iter(troubles)
+    return lambda said, path: next(left, None) if said == method and part in path else None
+
+
+def kinds(digits: World, run: int) -> list[str]:
+    with journals.opened(digits.folder) as kept:
+        return [event.kind for event in kept.events(run)]
+
+
+class TestHub:
+    def test_a_hub_that_is_down_blocks_and_the_same_command_publishes_what_was_made(self, digits: World) -> None:
+        digits.hub.trouble = lambda method, path: 503 if "/commit/" in path else None
+        blocked = digits.retrain()
+        assert (blocked.state, blocked.exit_code) == ("blocked", 76)
+        assert blocked.why.startswith("hub: ")
+        digits.hub.trouble = lambda method, path: None
+        outcome = digits.retrain()
+        assert (outcome.run, outcome.state) == (blocked.run, "promoted")
+        assert digits.published == [digits.champion] == [outcome.commit]
+        assert kinds(digits, 1).count("attempt") == 5  # each stage once
+
+    def test_a_hub_that_is_busy_for_a_moment_is_asked_again(self, digits: World) -> None:
+        digits.hub.trouble = first("/commit/", 503, 429)
+        assert digits.retrain(patience=30.0).state == "promoted"
+        assert len(digits.published) == 1
+
+    @pytest.mark.parametrize("part", ["/commit/", "/tag/"])
+    def test_a_lost_reply_makes_no_second_commit(self, digits: World, part: str) -> None:
+        digits.hub.trouble = first(part, "lost")
+        outcome = digits.retrain(patience=30.0)
+        assert outcome.state == "promoted"
+        assert digits.published == [digits.champion] == [outcome.commit]
+
+    def test_a_champion_that_moves_while_it_is_compared_is_compared_again(self, digits: World) -> None:
+        digits.retrain()
+        theirs = digits.student("equal-2", gate={"robust_floor": 1.0}).retrain().made["export"]
+        mine, push = digits.student("equal-1"), digits.job.push.repo
+        settings = {"endpoint": digits.hub.endpoint, "token": digits.hub.token}
+        rival: list[str] = []
+
+        def faster(method: str, path: str) -> None:
+            if method == "POST" and "/commit/" in path:
+                digits.hub.trouble = lambda method, path: None
+                bundle = bundles.read(digits.folder / STORE / theirs)
+                rival.append(promote(bundle, push, theirs, standing(push, **settings), **settings).commit)
+
+        digits.hub.trouble = faster
+        outcome = mine.retrain()
+        assert outcome.state == "promoted"
+        assert digits.published[1:] == [rival[0], outcome.commit]
+        assert digits.champion == outcome.commit
+        one, two = mine.decisions(outcome)
+        assert one.old != two.old
+        assert "moved" in kinds(mine, 3)
+
+
+class TestTeacher:
+    def hosted(self, digits: World, name: str = "") -> World:
+        """The job with its teacher on the Hub."""
+        repo = name or f"acme/teacher-{uuid.uuid4().hex[:8]}"
+        files = {path.name: path.read_bytes() for path in TEACHER.iterdir()}
+        commit = digits.hub.put(repo, files)
+        return digits.but(recipe={"teacher": f"hub:{repo}@{commit.oid}"})
+
+    def test_the_card_names_the_commit_that_taught(self, digits: World) -> None:
+        job = self.hosted(digits)
+        outcome = job.retrain()
+        (teacher,) = bundles.read(job.folder / STORE / outcome.made["export"]).card.teachers
+        assert f"{teacher.ref}" == job.job.recipe.teacher
+        assert teacher.revision == str(job.job.recipe.teacher).partition("@")[2]
+
+    def test_one_that_is_gone_teaches_on_from_the_store_and_the_card_says_so(self, digits: World) -> None:
+        job = self.hosted(digits)
+        job.retrain()
+        self.forget(job)
+        outcome = job.student("equal-1").retrain()
+        assert outcome.state == "promoted"
+        assert "is no longer on its Hub; the copy of an earlier run taught" in outcome.warnings[0]
+        assert outcome.warnings[0] in bundles.read(job.folder / STORE / outcome.made["export"]).card.notes
+
+    def test_one_that_is_gone_and_was_never_kept_blocks_though_another_revision_is_there(self, digits: World) -> None:
+        job = self.hosted(digits)
+        self.forget(job)
+        self.hosted(digits, str(job.job.recipe.teacher).removeprefix("hub:").partition("@")[0])  # another commit
+        blocked = job.retrain()
+        assert (blocked.state, blocked.exit_code) == ("blocked", 76)
+        assert blocked.why.startswith("teacher-gone: ")
+        assert f"models/{job.job.push.repo}" not in job.hub.repos
+
+    def test_one_that_arrives_damaged_is_asked_for_again(self, digits: World) -> None:
+        job = self.hosted(digits)
+        whole = (TEACHER / "model.safetensors").read_bytes()
+        times = iter([b"x" + whole[1:]] * 2)
+        served = Damaged(times, whole)
+        job.hub.served = served
+        assert job.retrain().state == "promoted"
+        assert served.asked > 2
+
+    def test_one_that_always_arrives_damaged_fails(self, digits: World) -> None:
+        job = self.hosted(digits)
+        job.hub.served = {"model.safetensors": b"x" + (TEACHER / "model.safetensors").read_bytes()[1:]}
+        outcome = job.retrain()
+        assert outcome.state == "failed"
+        assert "sha256" in outcome.why
+
+    def forget(self, job: World) -> None:
+        repo = str(job.job.recipe.teacher).removeprefix("hub:").partition("@")[0]
+        kept = job.hub.repos[f"models/{repo}"]
+        kept.commits.clear()
+        kept.branches.clear()
+        kept.add("main", "another start", {})
+
+
+class Damaged(dict[str, bytes]):
+    """Weights that arrive damaged for some time."""
+
+    def __init__(self, times: Iterator[bytes], whole: bytes) -> None:
+        self.times, self.whole, self.asked = times, whole, 0
+
+    def get(self, name: str, default: object = None):  # type: ignore[override]
+        if name != "model.safetensors":
+            return default
+        self.asked += 1
+        return next(self.times, self.whole)
+
+
+class TestChallenger:
+    def test_a_graph_that_does_not_compute_what_the_network_does_keeps_it_out(self, digits: World) -> None:
+        digits.retrain()
+        outcome = digits.student("loud", export={"onnx": ["fp16"]}).retrain()
+        assert (outcome.state, outcome.exit_code) == ("failed", 1)
+        assert "fp16 ends at 65504" in outcome.why
+        assert len(digits.published) == 1
+
+    def test_training_that_diverges_fails_and_keeps_its_last_good_state(self, digits: World) -> None:
+        digits.retrain()
+        train = {"epochs": 1, "lr": 1e9, "checkpoint_every": 1, "precision": "fp32"}
+        outcome = digits.but(recipe={"train": train, "method": {"name": "rrm", "ce_weight": 1.0}}).retrain()
+        assert outcome.state == "failed"
+        assert "the loss is nan" in outcome.why or "the loss is inf" in outcome.why
+        (kept,) = (digits.folder / "runs" / outcome.run).glob("transfer-*/run/checkpoint.safetensors")
+        assert str(kept) in outcome.why
+        assert len(digits.published) == 1
+
+    def test_a_full_disk_blocks_and_the_run_goes_on_when_there_is_room(self, digits: World, small_disk: Path) -> None:
+        digits.folder.parent.mkdir()
+        digits.folder.symlink_to(small_disk / "tiny")
+        (small_disk / "tiny").mkdir()
+        (small_disk / "filler").write_bytes(bytes(200_000))
+        blocked = digits.retrain()
+        assert blocked.state == "blocked"
+        assert blocked.why.startswith("disk: ")
+        assert f"models/{digits.job.push.repo}" not in digits.hub.repos
