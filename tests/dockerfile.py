@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -65,7 +65,6 @@ class Image:
     environment: dict[str, str]
     user: int | None
     folder: str = "/"
-    said: dict[str, Step] = field(default_factory=dict)
 
     def place(self, path: str) -> Path:
         """Of an absolute path of the image, or of one relative to its folder."""
@@ -138,7 +137,7 @@ def _replay(step: Step, image: Image, context: Path, place: Path) -> None:
                 before = image.environment.get(name, "")
                 image.environment[name] = ":".join(ways).replace(f"${name}", before)
         case "USER" | "EXPOSE" | "STOPSIGNAL" | "HEALTHCHECK" | "ENTRYPOINT" | "CMD":
-            image.said[step.word] = step
+            pass  # of a container, not of its files: the tests start it
         case _:
             raise AssertionError(f"nobody has taught the replay what {step.word} does")
 
