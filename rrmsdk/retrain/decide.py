@@ -41,10 +41,9 @@ def decide(old: Judged | None, new: Judged, policy: Gate, promotions: int) -> De
         _comparable(old, new)
     if old is not None and old.digest == new.digest:
         return _decision(old, new, policy, promotions, (), "the challenger is the champion itself.", "keep")
-    if new.unjudged:
-        checks = (_stopped(new, policy),)
-    else:
-        checks = (*_rules(old, new, policy), *_audit(old, new, policy, promotions))
+    checks = (_stopped(new, policy),) if new.unjudged else tuple(_rules(old, new, policy))
+    if all(check.passed for check in checks):  # else the audit's images stay unseen
+        checks += tuple(_audit(old, new, policy, promotions))
     says = " ".join(check.says for check in checks if not check.passed)
     if says:
         return _decision(old, new, policy, promotions, checks, says, "keep")
