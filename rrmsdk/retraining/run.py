@@ -155,9 +155,12 @@ def _decided(going: Going, plan: Plan, challenger: Made, report: Report) -> None
     """Gate and push, until the champion that was beaten is the one that is replaced."""
     from rrmsdk.retraining.gate import gate
     from rrmsdk.retraining.observe import suite
-    from rrmsdk.retraining.push import push, pushed
+    from rrmsdk.retraining.push import push, pushed, undone
 
     journal, number, extra = going.room.journal, going.run.number, {"warnings": plan.warnings}
+    if undone(journal, challenger.digest):
+        journal.end(number, "kept", "This very model was champion and was rolled back by a person.", **extra)
+        return
     for _ in range(GATES):
         gated = gate(going, plan, challenger, report)
         decision = gated.decision

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rrmsdk.errors import BusyError, MismatchError, RrmError, did_you_mean
 from rrmsdk.retraining import approval as approvals
@@ -30,11 +30,15 @@ from rrmsdk.schema import job as jobs
 from rrmsdk.schema.cause import Cause, Observed, Past
 from rrmsdk.schema.job import Job, NewTeacher
 
+if TYPE_CHECKING:
+    from rrmsdk.hub.promote import Champion
+
 STARTED, LOG = "started", "log"
 CHAMPION, JUDGED = "champion", "judged-again"
 STARTING = 60.0  # seconds that a process may take before it holds its job
 STILLBORN = 3  # processes in a row that did nothing
 WAIT, LONGEST = 60.0, 3600.0  # seconds before a blocked run is tried again, doubled each time
+HURRY = 60.0  # seconds that a rollback asks a Hub that is down
 PATIENCE = 30.0  # seconds between asking a process to end and ending it
 
 
@@ -207,6 +211,21 @@ def approve(one: Scheduled, run: str | None) -> Started:
         return start(one, kept, kept.begin(asking[0].cause), "approved")
 
 
+def rollback(one: Scheduled, to: str | None) -> Champion:
+    """Raises as `rrmsdk.retraining.push.rollback`. It waits for no run that is going on."""
+    from rrmsdk.hub.patient import Patience
+    from rrmsdk.retraining import push  # the Hub's client is slow to import, and large
+
+    with journals.opened(one.folder) as kept:
+        return push.rollback(one.job, kept, to, endpoint=None, patience=Patience(whole=HURRY))
+
+
+def leave(ticked: Ticked) -> None:
+    """This process ends, those that it started do not: nobody is to be warned of that."""
+    for one in ticked.started:
+        one.process.returncode = 0
+
+
 def number_of(run: str) -> int:
     """Raises MismatchError: not the name of a run."""
     if not run.isdecimal():
@@ -235,7 +254,7 @@ def _look(one: Scheduled, now: datetime) -> Looked:
     with hold(one.folder), journals.opened(one.folder) as kept:
         if run := next(iter(kept.runs("running")), None):
             return _again(one, kept, run, now)
-        seen, past = _seen(kept), _past(kept)
+        seen, past = _seen(kept), past_of(kept)
         said: tuple[str, ...] = ()
         if held(one.job, past, now) is None:
             digest, suite = _champion(kept)
@@ -286,7 +305,7 @@ def _seen(kept: Journal) -> datetime:
     return _seen(kept)
 
 
-def _past(kept: Journal) -> tuple[Past, ...]:
+def past_of(kept: Journal) -> tuple[Past, ...]:
     """The runs of a job, the earliest first."""
     observed = {event.run: event.told.get("observed", {}) for event in kept.events(kind="begun")}
     return tuple(
