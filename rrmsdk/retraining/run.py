@@ -133,11 +133,25 @@ def _stages(going: Going) -> None:
     if begun.get("propose") and _asks(going, begun["says"], {"teachers": begun["teachers"]}):
         return
     plan = stages.plan(going, begun.get("teachers") or _kept_teachers(going))
+    if begun.get("kind") == "regression" and _stands(going, plan):
+        return
     teachers = tuple(stages.fetch(going, taught, at) for at, taught in enumerate(plan.teachers))
     student = stages.transfer(going, plan, teachers)
     report = stages.verify(going, plan, "verify", bundles.read(student.path))
     challenger = stages.export(going, plan, student, report)
     _decided(going, plan, challenger, report)
+
+
+def _stands(going: Going, plan: Plan) -> bool:
+    """Whether the champion still withstands what it withstood; then the run is over."""
+    from rrmsdk.retraining.regression import attacked_again
+
+    triggers = [trigger for trigger in going.job.trigger if trigger.kind == "regression"]
+    found = [attacked_again(going, plan, trigger) for trigger in triggers]
+    if any(one.needed for one in found):
+        return False
+    going.room.journal.end(going.run.number, "kept", " ".join(one.says for one in found))
+    return True
 
 
 def _kept_teachers(going: Going) -> dict[str, str]:
