@@ -16,8 +16,8 @@ from functools import cache
 import numpy as np
 from scipy.stats import beta, binom
 
-from rrmsdk.retrain.decide import decide
-from rrmsdk.retrain.intervals import difference
+from rrmsdk.retraining.decide import decide
+from rrmsdk.retraining.intervals import difference
 from rrmsdk.schema.decision import Judged
 from rrmsdk.schema.job import Gate
 
