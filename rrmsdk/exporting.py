@@ -11,7 +11,7 @@ from rrmsdk.opening import data_of, images_of, needs_torch, owned
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 
-GOLDEN = 71  # images of the comparison of logits: one batch of 64, one of 7
+COMPARED = 71  # images of the comparison of logits: one batch of 64, one of 7
 
 
 def export(
@@ -78,8 +78,8 @@ def export(
     bundle = owned(model, out)
     found = images_of(data_of(bundle, data), bundle)
     network = models.from_bundle(bundle).eval()
-    golden = found.test.take(min(GOLDEN, len(found.test)))
-    clean, labels = rooms.to_unit(golden.pixels), golden.labels
+    compared = found.test.take(min(COMPARED, len(found.test)))
+    clean, labels = rooms.to_unit(compared.pixels), compared.labels
     attacked = pgd(lambda x: F.cross_entropy(network(x), labels, reduction="sum"), clean, bundle.card.threat, steps=10)
     calibrating = Calibrating(found, calibration, seed) if precision == "int8" else None
     with progress(f"export {bundle.card.name}", quiet) as bar:

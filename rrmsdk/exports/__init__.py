@@ -29,9 +29,8 @@ from rrmsdk.schema.parity import Calibration, ExportParity, Parity, RobustParity
 from rrmsdk.verification import provenance
 
 __all__ = [
-    "Calibrating", "Calibration", "ExportParity", "Parity", "Reference", "RobustParity", "Trial",
-    "Variant", "check_parity",
-    "check_robust", "export_onnx", "to_onnx",
+    "Calibrating", "Calibration", "ExportParity", "Parity", "Reference", "RobustParity", "Trial", "Variant",
+    "check_parity", "check_robust", "export_onnx", "to_onnx",
 ]  # fmt: skip
 
 

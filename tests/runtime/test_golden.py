@@ -10,13 +10,15 @@ import onnx
 import pytest
 
 from rrmsdk import files
-from rrmsdk.errors import IntegrityError
+from rrmsdk.errors import IntegrityError, MismatchError
 from rrmsdk.runtime import golden
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Opening, Served, open_served
 from rrmsdk.runtime.store import Store
 from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
 from rrmsdk.schema.bundle import EXPECTED, GOLDEN, WEIGHTS, Bundle
+from rrmsdk.schema.drift import Expected
 from tests.served import make_served, with_parity, with_reference
 
 ONE = Opening(threads=1, most=8)
@@ -100,6 +102,14 @@ def test_a_file_that_holds_no_golden_answers_is_refused(tmp_path: Path) -> None:
         IntegrityError, match=r"uint8\[2, 1, 8, 8\] and float32\[3, 10\] are no images and their logits"
     ):
         golden.read(bundle.path / GOLDEN)
+
+
+def test_what_to_expect_of_other_images_than_the_cards_is_refused(tmp_path: Path) -> None:
+    bundle = with_reference(make_served(tmp_path / "b"))
+    known = value.read(Expected, bundle.path / EXPECTED)
+    value.write(known.model_copy(update={"channels": known.channels * 3}), bundle.path / EXPECTED)
+    with pytest.raises(MismatchError, match=r"is about 3 channels and 10 classes, the card says 1 and 10\. Export it"):
+        opened(bundles.seal(bundle.path, bundle.card))
 
 
 def test_the_same_answers_are_the_same_bytes(tmp_path: Path) -> None:
