@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 
-from rrmsdk.runtime import body, images, page, protocol
+from rrmsdk.runtime import body, images, openapi, page, protocol
 from rrmsdk.runtime.metrics import LOW_MARGIN, margins, softmax
 from rrmsdk.runtime.protocol import as_json, service_of
 from rrmsdk.runtime.refused import Refused
@@ -44,8 +44,9 @@ class App:
             Route("/card", card, methods=["GET"]),
             Route("/predict", predict, methods=["POST"]),
             Route("/metrics", metrics, methods=["GET"]),
+            Route("/openapi.json", described, methods=["GET"]),
         ]
-        self._router = Router([*protocol.routes(), *own], redirect_slashes=False, lifespan=self._lifespan)
+        self.router = Router([*protocol.routes(), *own], redirect_slashes=False, lifespan=self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
@@ -54,7 +55,7 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await self._router(scope, receive, send)
+            await self.router(scope, receive, send)
             return
         scope["app"] = self
         began, headers, status = time.perf_counter(), Headers(scope=scope), CLOSED
@@ -78,7 +79,7 @@ class App:
         try:
             if scope["path"] not in OPEN and not self.service.access.may_ask(headers.get("authorization")):
                 raise Refused(401, "this server wants a token: Authorization: Bearer TOKEN")
-            await self._router(scope, receive, send)
+            await self.router(scope, receive, send)
         except body.Left:
             raise
         except Refused as exc:
@@ -170,3 +171,7 @@ async def predict(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def described(request: Request) -> Response:
+    return as_json(openapi.page(service_of(request)))
