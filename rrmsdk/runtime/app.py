@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, Router
 
-from rrmsdk.runtime import body, images, page, protocol, tracing, trials
+from rrmsdk.runtime import body, images, openapi, page, protocol, tracing, trials
 from rrmsdk.runtime.metrics import LOW_MARGIN
 from rrmsdk.runtime.protocol import as_json, service_of
 from rrmsdk.runtime.refused import Refused
@@ -46,8 +46,9 @@ class App:
             Route("/card", card, methods=["GET"]),
             Route("/predict", predict, methods=["POST"]),
             Route("/metrics", metrics, methods=["GET"]),
+            Route("/openapi.json", described, methods=["GET"]),
         ]
-        self._router = Router(
+        self.router = Router(
             [*protocol.routes(), *trials.routes(), *own], redirect_slashes=False, lifespan=self._lifespan
         )
 
@@ -60,7 +61,7 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await self._router(scope, receive, send)
+            await self.router(scope, receive, send)
             return
         scope["app"] = self
         began, headers, status = time.perf_counter(), Headers(scope=scope), CLOSED
@@ -84,7 +85,7 @@ class App:
         try:
             if scope["path"] not in OPEN and not self.service.access.may_ask(headers.get("authorization")):
                 raise Refused(401, "this server wants a token: Authorization: Bearer TOKEN")
-            await self._router(scope, receive, send)
+            await self.router(scope, receive, send)
         except body.Left:
             raise
         except Refused as exc:
@@ -202,3 +203,7 @@ async def metrics(request: Request) -> Response:
     service = service_of(request)
     service.metrics.drifted(service.store.loaded)
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def described(request: Request) -> Response:
+    return as_json(openapi.page(service_of(request)))
