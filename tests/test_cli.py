@@ -50,7 +50,7 @@ def test_pull_json_carries_card_and_report():
 
 @pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart",
                                   "sweep", "diagnose", "corrupt", "certify", "curve", "report",
-                                  "attack", "sign", "verify-signature", "serve",
+                                  "attack", "sign", "verify-signature", "serve", "retrain", "schedule",
                                   "job", "job check"])  # fmt: skip
 def test_every_verb_explains_itself(verb):
     done = _rrmsdk(*verb.split(), "--help")

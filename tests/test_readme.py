@@ -13,6 +13,7 @@ import typer
 import rrmsdk
 from rrmsdk.cli import app
 from rrmsdk.schema import value
+from rrmsdk.schema.job import Job
 from rrmsdk.schema.recipe import Recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -45,8 +46,10 @@ def test_python_in_the_readme_uses_names_that_exist(block):
 
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "toml"])
-def test_a_recipe_in_the_readme_reads(block):
-    value.from_toml(Recipe, re.sub(r'sha256 = "\w+\.\.\."', f'sha256 = "{"0" * 64}"', block))
+def test_a_recipe_or_job_in_the_readme_reads(block):
+    value.from_toml(
+        Job if block.startswith("version") else Recipe, re.sub(r'sha256 = "\w+\.\.\."', f'sha256 = "{"0" * 64}"', block)
+    )
 
 
 def test_each_result_file_the_readme_names_is_there():

@@ -15,7 +15,7 @@ from rrmsdk.retraining.objects import key
 from rrmsdk.retraining.once import Made, once
 from rrmsdk.retraining.plan import Plan
 from rrmsdk.retraining.room import RUNS
-from rrmsdk.retraining.stages import Going, audit, copy_of, judged_images, verify
+from rrmsdk.retraining.stages import Going, audit, copy_of, verify
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import REPORT, WEIGHTS, Bundle
@@ -41,38 +41,38 @@ def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated:
         HubError: the champion cannot be read.
         MismatchError: the two cannot be compared.
     """
-    asked = going.job.push
+    asked, policy = going.job.push, going.job.gate
     seen = standing(
         asked.repo, asked.tag, endpoint=going.endpoint, token=going.token, patience=going.patience
     )  # fmt: skip
     promotions = len(going.room.journal.runs("promoted"))
-    auditing = audit_due(going.job.gate, promotions)
     labels = tuple(images_of(plan.recipe.data.alone(), None).test.labels.tolist())
-    audited = audit(going, plan, "audit", bundles.read(challenger.path)) if auditing else None
-    new = _judged(going, plan, challenger.digest, report, audited, labels)
-    old = None if seen.champion is None else _champion(going, plan, seen.champion, report, auditing, labels)
-    decision = decide(old, new, going.job.gate, promotions)
+    champion = None if seen.champion is None else pulled(going, seen.champion)
+    new = _judged(plan, challenger.digest, report, labels)
+    old = None if champion is None else _champion(going, plan, champion, report, labels)
+    unaudited = policy.model_copy(update={"audit_every": 0, "audit_images": 0})
+    # The audit's images stay unseen where another rule is broken.
+    if audit_due(policy, promotions) and decide(old, new, unaudited, promotions).verdict != "keep":
+        new = _audited(going, plan, "audit", new, challenger, labels)
+        if old is not None and champion is not None:
+            old = _audited(going, plan, "champion-audit", old, champion, labels)
+    decision = decide(old, new, policy, promotions)
     _record(going, decision, seen.champion)
     return Gated(decision, seen)
 
 
-def _champion(
-    going: Going, plan: Plan, champion: Champion, like: Report, auditing: bool, labels: Sequence[int]
-) -> Judged:
+def _champion(going: Going, plan: Plan, made: Made, like: Report, labels: Sequence[int]) -> Judged:
     """The champion, judged as the challenger was: by its own report where that is of the same attacks and images."""
-    made = pulled(going, champion)
     bundle = bundles.read(made.path)
     if bundle.card.threat != plan.recipe.threat:
         raise MismatchError(
             f"the champion of {going.job.push.repo} withstands {bundle.card.threat}, the job trains for "
             f"{plan.recipe.threat}: they cannot be compared. Push to another repo or tag"
         )
-    count = judged_images(going.job, plan).images
     report = bundle.report if (bundle.path / REPORT).is_file() else None
-    if report is None or not _fits(report, bundle, like, count):
+    if report is None or not _fits(report, bundle, like):
         report = verify(going, plan, "champion-verify", bundle)
-    audited = audit(going, plan, "champion-audit", bundle) if auditing else None
-    return _judged(going, plan, made.digest, report, audited, labels)
+    return _judged(plan, made.digest, report, labels)
 
 
 def pulled(going: Going, champion: Champion) -> Made:
@@ -87,12 +87,12 @@ def pulled(going: Going, champion: Champion) -> Made:
     return once(going.room, going.run, "champion", inputs, work)
 
 
-def _fits(own: Report, bundle: Bundle, like: Report, count: int) -> bool:
+def _fits(own: Report, bundle: Bundle, like: Report) -> bool:
     return (
         own.weights_sha256 == bundle.card.files[WEIGHTS]
         and suite(own) == suite(like)
         and own.data.fingerprint == like.data.fingerprint
-        and len(own.outcomes) == count
+        and len(own.outcomes) == len(like.outcomes)
         and UNJUDGED not in own.outcomes
     )
 
@@ -103,20 +103,20 @@ def suite(report: Report) -> str:
     return f"{report.attack}, {report.engine}, rrmsdk {version}, {report.threat}, seed {report.seed}"
 
 
-def _judged(
-    going: Going, plan: Plan, digest: str, report: Report, audited: Report | None, labels: Sequence[int]
-) -> Judged:
-    count, held = len(report.outcomes), going.job.gate.audit_images
+def _judged(plan: Plan, digest: str, report: Report, labels: Sequence[int], first: int = 0) -> Judged:
+    """What a report says of the test images from number `first` on."""
+    count = len(report.outcomes)
+    return Judged(
+        digest=digest, images=key(data=plan.data.fingerprint, split="test", first=first, count=count),
+        suite=suite(report), outcomes=report.outcomes, labels=tuple(labels[first : first + count]),
+        classes=plan.data.labels,
+    )  # fmt: skip
 
-    def of(report: Report, first: int, labels: Sequence[int], more: Judged | None) -> Judged:
-        images = key(data=plan.data.fingerprint, split="test", first=first, count=len(labels))
-        return Judged(
-            digest=digest, images=images, suite=suite(report), outcomes=report.outcomes, labels=tuple(labels),
-            classes=plan.data.labels, audit=more,
-        )  # fmt: skip
 
-    more = None if audited is None else of(audited, plan.data.test - held, labels[-held:], None)
-    return of(report, 0, labels[:count], more)
+def _audited(going: Going, plan: Plan, name: str, judged: Judged, made: Made, labels: Sequence[int]) -> Judged:
+    report = audit(going, plan, name, bundles.read(made.path))
+    more = _judged(plan, made.digest, report, labels, plan.data.test - going.job.gate.audit_images)
+    return judged.model_copy(update={"audit": more})
 
 
 def _record(going: Going, decision: Decision, champion: Champion | None) -> None:

@@ -2,63 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rrmsdk.hub.promote import promote, standing
 from rrmsdk.retraining.gate import pulled
 from rrmsdk.retraining.intervals import difference
 from rrmsdk.retraining.observe import suite
-from rrmsdk.retraining.once import once
+from rrmsdk.retraining.once import Made, once
 from rrmsdk.retraining.plan import Plan
-from rrmsdk.retraining.stages import Going, copy_of, verify
+from rrmsdk.retraining.room import RUNS
+from rrmsdk.retraining.stages import Going, bare, copy_of, verify
 from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema.bundle import REPORT
+from rrmsdk.schema import value
+from rrmsdk.schema.bundle import REPORT, Bundle
 from rrmsdk.schema.job import Regression
-from rrmsdk.schema.report import ROBUST
+from rrmsdk.schema.report import ROBUST, Report
+from rrmsdk.schema.value import Value
+
+RECORD = "regression-{}.json"
 
 
-@dataclass(frozen=True)
-class Fallen:
-    """Whether a new champion is needed, and what was found, in one sentence."""
+class Again(Value):
+    """What was found about a champion.
 
-    needed: bool
-    says: str
+    old, new: outcomes of the same images, as its card has them and as they are now; old "": nothing to compare with.
+    """
+
+    commit: str
+    digest: str
+    suite: str
+    old: str
+    new: str
+
+    @property
+    def changed(self) -> tuple[int, int]:
+        """Images gained and lost."""
+        pairs = list(zip(self.old, self.new, strict=True)) if self.old else []
+        lost = sum(old == ROBUST and new != ROBUST for old, new in pairs)
+        return sum(old != ROBUST and new == ROBUST for old, new in pairs), lost
+
+    @property
+    def fell(self) -> float:
+        gained, lost = self.changed
+        return (lost - gained) / len(self.new)
+
+    @property
+    def says(self) -> str:
+        kept = f"The champion keeps {self.new.count(ROBUST)} of {len(self.new)} images under {self.suite}"
+        return f"{kept}, {100 * self.fell:.4g} points less than its card said." if self.old else f"{kept}."
 
 
-def attacked_again(going: Going, plan: Plan, trigger: Regression) -> Fallen:
-    """Attack the champion as the trigger says. Where it surely keeps less than its card says, the card says so at once.
+def attacked_again(going: Going, plan: Plan, trigger: Regression) -> Again | None:
+    """Attack the champion as the trigger says; where it surely fell, its card says so at once. None: there is none.
 
     Raises:
         HubError: the champion cannot be read, or its card not be written.
     """
     asked, hub = going.job.push, {"endpoint": going.endpoint, "token": going.token, "patience": going.patience}
-    seen = standing(asked.repo, asked.tag, **hub)
+    seen, record = standing(asked.repo, asked.tag, **hub), going.room.folder / RUNS / going.run.id
+    record = record / RECORD.format(trigger.suite)
     if seen.champion is None:
-        return Fallen(True, "There is no champion yet.")
+        return None
     made = pulled(going, seen.champion)
     bundle = bundles.read(made.path)
-    new = verify(going, plan, "champion-again", bundle, trigger.suite)
-    now = suite(going.job.judge, plan.recipe.threat, trigger.suite)
-    if not (bundle.path / REPORT).is_file() or len(bundle.report.outcomes) != len(new.outcomes):
-        return Fallen(True, "The champion has no report on the same images to compare with.")
-    pairs = list(zip(bundle.report.outcomes, new.outcomes, strict=True))
-    lost = sum(old == ROBUST and found != ROBUST for old, found in pairs)
-    gained = sum(old != ROBUST and found == ROBUST for old, found in pairs)
-    fell = (lost - gained) / len(pairs)
-    _, most = difference(gained, lost, len(pairs), going.job.gate.confidence)
-    says = f"The champion keeps {new.robust:.4f}, {fell:.4f} less than its card said, under {now}."
-    surely = most < 0
-    digest, commit = made.digest, seen.champion.commit
-    if surely:
-
-        def work(scratch: Path) -> Path:
-            marked = bundles.keep(copy_of(bundle, scratch / "bundle"), REPORT, new)
-            (marked.path / bundles.LOCK).unlink(missing_ok=True)
-            return marked.path
-
-        marked = once(going.room, going.run, "mark", {"bundle": made.digest, "report": new.model_dump_json()}, work)
+    report = verify(going, plan, "champion-again", bundle, trigger.suite)
+    if not record.is_file():  # else it was killed since, and the champion may be the marked one
+        own = bundle.report if (bundle.path / REPORT).is_file() else None
+        old = own.outcomes if own is not None and len(own.outcomes) == len(report.outcomes) else ""
+        now = suite(going.job.judge, plan.recipe.threat, trigger.suite)
+        value.write(
+            Again(commit=seen.champion.commit, digest=made.digest, suite=now, old=old, new=report.outcomes), record
+        )
+    found = value.read(Again, record)
+    digest = made.digest
+    if fallen(found, going.job.gate.confidence):
+        marked = _marked(going, bundle, report)
+        promote(bundles.read(marked.path), asked.repo, marked.digest, seen, message=found.says, **hub)
         digest = marked.digest
-        commit = promote(bundles.read(marked.path), asked.repo, digest, seen, message=says, **hub).commit
-    going.room.journal.note(going.run.number, "judged-again", suite=now, digest=digest, commit=commit, says=says)
-    return Fallen(surely and fell > trigger.above, says)
+    going.room.journal.note(going.run.number, "judged-again", suite=found.suite, digest=digest, says=found.says)
+    return found
+
+
+def fallen(found: Again, confidence: float) -> bool:
+    """Whether it surely keeps less than it did."""
+    gained, lost = found.changed
+    return bool(found.old) and difference(gained, lost, len(found.new), confidence)[1] < 0
+
+
+def _marked(going: Going, bundle: Bundle, report: Report) -> Made:
+    """The same model with what is known of it now."""
+
+    def work(scratch: Path) -> Path:
+        marked = bundles.keep(copy_of(bundle, scratch / "bundle"), REPORT, report)
+        return bare(marked).path
+
+    inputs = {"weights": bundle.card.files[bundles.WEIGHTS], "report": report.model_dump_json()}
+    return once(going.room, going.run, "mark", inputs, work)

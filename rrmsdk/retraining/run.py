@@ -144,13 +144,14 @@ def _stages(going: Going) -> None:
 
 def _stands(going: Going, plan: Plan) -> bool:
     """Whether the champion still withstands what it withstood; then the run is over."""
-    from rrmsdk.retraining.regression import attacked_again
+    from rrmsdk.retraining.regression import attacked_again, fallen
 
-    triggers = [trigger for trigger in going.job.trigger if trigger.kind == "regression"]
-    found = [attacked_again(going, plan, trigger) for trigger in triggers]
-    if any(one.needed for one in found):
-        return False
-    going.room.journal.end(going.run.number, "kept", " ".join(one.says for one in found))
+    for trigger in going.job.trigger:
+        if trigger.kind == "regression":
+            found = attacked_again(going, plan, trigger)
+            if found is None or (fallen(found, going.job.gate.confidence) and found.fell > trigger.above):
+                return False
+            going.room.journal.end(going.run.number, "kept", found.says)
     return True
 
 

@@ -160,6 +160,19 @@ class TestApproval:
             approve(kept, kept.run(1))
 
 
+class TestRollback:
+    def test_servers_follow_the_champion_before_and_the_one_that_failed_does_not_come_back(self, digits: World) -> None:
+        first, second = digits.retrain(), digits.student("equal-1").retrain()
+        assert digits.champion == second.commit
+        assert digits.rollback().commit == digits.champion == first.commit
+        again = digits.student("equal-1").retrain()
+        assert (again.state, again.why) == ("kept", "This very model was champion and was rolled back by a person.")
+        assert digits.champion == first.commit
+        assert digits.rollback(str(second.commit)).commit == digits.champion == second.commit
+        with journals.opened(digits.folder) as kept:
+            assert kept.champion() == 2
+
+
 class TestTold:
     def test_a_command_reads_what_happened_as_json(self, digits: World) -> None:
         heard = digits.place / "heard.json"

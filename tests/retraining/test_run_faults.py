@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import _thread
+import json
+import os
+import random
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from rrmsdk.data.digits import digits as digits_of_sklearn
 from rrmsdk.hub.promote import promote, standing
 from rrmsdk.retraining import journal as journals
+from rrmsdk.retraining.approval import approve
+from rrmsdk.retraining.outcome import Outcome
 from rrmsdk.retraining.room import STORE
 from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
 from tests.hub_server import Trouble
 from tests.retraining.digits_job import TEACHER, World
 
@@ -74,7 +87,80 @@ class TestHub:
         assert "moved" in kinds(mine, 3)
 
 
+class TestStopped:
+    @pytest.mark.parametrize("part", ["/commit/", "/tag/"])
+    @pytest.mark.parametrize("heard", [True, False])
+    def test_stopped_while_it_publishes_it_publishes_once(self, digits: World, part: str, heard: bool) -> None:
+        def stops(method: str, path: str) -> Trouble | None:
+            if method != "POST" or part not in path:
+                return None
+            digits.hub.trouble = lambda method, path: None
+            _thread.interrupt_main()
+            return "lost" if heard else "unheard"
+
+        digits.hub.trouble = stops
+        with pytest.raises(KeyboardInterrupt):
+            digits.retrain(patience=30.0)
+        with journals.opened(digits.folder) as kept:
+            assert kept.run(1).state == "running"
+        outcome = digits.retrain()
+        assert (outcome.run, outcome.state) == ("000001", "promoted")
+        assert digits.published == [digits.champion] == [outcome.commit]
+        assert kinds(digits, 1).count("attempt") - kinds(digits, 1).count("crashed") == 5 + ("champion" in outcome.made)
+
+    @pytest.mark.slow
+    def test_killed_at_any_moment_it_ends_as_it_would_have(self, digits: World) -> None:
+        trains = digits.but(
+            recipe={"student": {"width": "teacher"}, "train": {"epochs": 2, "lr": 0.001, "checkpoint_every": 5}}
+        )
+        rng, kills, usual = random.Random(3), 0, 8.0
+        while True:
+            begun = time.monotonic()
+            going = command(trains)
+            try:
+                going.wait(rng.uniform(0, usual) if kills < 12 else None)
+                break
+            except subprocess.TimeoutExpired:
+                going.kill()
+                going.wait()
+                kills += 1
+            usual = max(usual, time.monotonic() - begun)
+        assert going.returncode == 0
+        assert trains.published == [trains.champion]
+        with journals.opened(trains.folder) as kept:
+            (run,) = kept.runs()
+            done = [event.told["stage"] for event in kept.events(run.number, kind="done")]
+        assert run.state == "promoted"
+        assert len(done) == len(set(done))
+
+
 class TestTeacher:
+    def test_a_new_one_is_only_proposed_and_a_yes_is_to_that_commit(self, digits: World) -> None:
+        job = self.hosted(digits)
+        repo, _, old = str(job.job.recipe.teacher).removeprefix("hub:").partition("@")
+        moving = job.but(recipe={"teacher": f"hub:{repo}"}, trigger=[{"kind": "teacher"}])
+        moving.retrain()
+        new = self.moved(moving, repo)
+        assert self.taught(moving, moving.student("equal-1").retrain()) == old  # nobody has said yes
+        with journals.opened(moving.folder) as kept:
+            teachers = {f"hub:{repo}": new}
+            kept.begin("teacher", kind="teacher", says="It is at another.", propose=True, teachers=teachers)
+        asking = moving.student("equal-2").retrain(cause="teacher")
+        assert (asking.state, asking.why) == ("awaiting", "It is at another.")
+        assert asking.made == {}
+        self.moved(moving, repo)  # yet another
+        with journals.opened(moving.folder) as kept:
+            approve(kept, kept.of("teacher"))
+        assert self.taught(moving, moving.student("equal-2").retrain(cause="teacher")) == new
+
+    def moved(self, job: World, repo: str) -> str:
+        files = {path.name: path.read_bytes() for path in TEACHER.iterdir()}
+        return job.hub.put(repo, files | {"NEW.md": str(len(job.hub.requests)).encode()}).oid
+
+    def taught(self, job: World, outcome: Outcome) -> str | None:
+        (teacher,) = bundles.read(job.folder / STORE / outcome.made["export"]).card.teachers
+        return teacher.revision
+
     def hosted(self, digits: World, name: str = "") -> World:
         """The job with its teacher on the Hub."""
         repo = name or f"acme/teacher-{uuid.uuid4().hex[:8]}"
@@ -131,6 +217,16 @@ class TestTeacher:
         kept.add("main", "another start", {})
 
 
+def command(digits: World) -> subprocess.Popen[bytes]:
+    """The job, by a process of its own."""
+    path = digits.place / "job.toml"
+    value.write(digits.job, path)
+    clean = {name: said for name, said in os.environ.items() if not name.startswith("HF_")}
+    mine = {"HF_ENDPOINT": digits.hub.endpoint, "HF_HOME": str(digits.place / "hf"), "OMP_NUM_THREADS": "1"}
+    words = ["retrain", str(path), "--state", str(digits.place / "state"), "--quiet"]
+    return subprocess.Popen([sys.executable, "-m", "rrmsdk", *words], env=clean | mine)
+
+
 class Damaged(dict[str, bytes]):
     """Weights that arrive damaged for some time."""
 
@@ -144,7 +240,55 @@ class Damaged(dict[str, bytes]):
         return next(self.times, self.whole)
 
 
+class TestRegression:
+    @pytest.mark.slow
+    def test_attacks_that_find_more_are_on_the_champions_card_at_once_and_call_for_another(self, digits: World) -> None:
+        first = digits.student("masked").retrain()
+        trigger = [{"kind": "regression", "suite": "fast", "above": 0.02}]
+        stronger = digits.student("equal", trigger=trigger, judge={"attack": "fast"})
+        with journals.opened(stronger.folder) as kept:
+            kept.begin("regression", kind="regression", says="Attacks have changed.")
+        outcome = stronger.retrain()
+        assert outcome.state == "promoted"
+        one, marked, last = digits.published
+        assert (one, last) == (first.commit, outcome.commit)
+        said = [json.loads(digits.repo.commits[oid].files["report.json"].content) for oid in (one, marked)]
+        assert said[1]["robust"] < said[0]["robust"] - 0.02
+        assert said[1]["weights_sha256"] == said[0]["weights_sha256"]
+
+    def test_a_champion_that_withstands_them_stays_and_nothing_is_trained(self, digits: World) -> None:
+        digits.retrain()
+        again = digits.but(trigger=[{"kind": "regression", "suite": "pgd"}])
+        with journals.opened(again.folder) as kept:
+            kept.begin("regression", kind="regression", says="Attacks have changed.")
+        outcome = again.retrain()
+        assert outcome.state == "kept"
+        assert "0 points less than its card said" in outcome.why
+        assert "transfer" not in outcome.made
+        assert len(digits.published) == 1
+
+
 class TestChallenger:
+    @pytest.mark.slow
+    def test_a_student_of_poisoned_images_is_kept_out(self, digits: World, tmp_path: Path) -> None:
+        """Labels of half of the train images are changed; the job is told of the folder as of any new data."""
+        first = digits.but(gate={"robust_margin": 0.05, "clean_margin": 0.05}, judge={"images": 200})
+        first.retrain()
+        poisoned = first.but(recipe={"data": {"name": f"path:{written(tmp_path / 'poisoned')}"}})
+        recipe = poisoned.job.recipe
+        fresh = recipe.model_copy(
+            update={
+                "student": recipe.student.model_copy(update={"start": None, "width": "teacher"}),
+                "train": recipe.train.model_copy(update={"epochs": 3.0, "augment": "none"}),
+                "method": {"name": "rrm", "ce_weight": 1.0},
+            }
+        )
+        outcome = replace(poisoned, job=poisoned.job.model_copy(update={"recipe": fresh})).retrain()
+        assert outcome.state == "kept"
+        assert outcome.decision is not None
+        assert "robust_margin" in {check.name for check in outcome.decision.failed}
+        assert len(digits.published) == 1
+
     def test_a_graph_that_does_not_compute_what_the_network_does_keeps_it_out(self, digits: World) -> None:
         digits.retrain()
         outcome = digits.student("loud", export={"onnx": ["fp16"]}).retrain()
@@ -171,3 +315,13 @@ class TestChallenger:
         assert blocked.state == "blocked"
         assert blocked.why.startswith("disk: ")
         assert f"models/{digits.job.push.repo}" not in digits.hub.repos
+
+
+def written(folder: Path) -> Path:
+    """Digits as PNG files; every second train image is said to be of the next class."""
+    for split, images in zip(("train", "test"), digits_of_sklearn(), strict=True):
+        for number, (pixels, label) in enumerate(zip(images.pixels.numpy(), images.labels.tolist(), strict=True)):
+            said = (label + (split == "train" and number % 2)) % 10
+            (folder / split / str(said)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[0]).save(folder / split / str(said) / f"{number:04d}.png")
+    return folder
