@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
-
 from rrmsdk.errors import DataError, FieldError, MissingExtraError, RrmError, did_you_mean
+from rrmsdk.schema import drift as told_drift
 from rrmsdk.schema.cause import DataSeen, Observed, Window
 from rrmsdk.schema.job import Drift, Job, Judge, NewData, NewTeacher, Regression, Trigger
 from rrmsdk.schema.ref import Ref
@@ -146,12 +145,8 @@ def teacher(ref: str, endpoint: str | None = None) -> str | None:
         return look(hub, repository(f"{org}/{parsed.name}"), parsed.revision).oid
 
 
-class _Told(BaseModel):
-    windows: tuple[Window, ...]
-
-
 def drift(trigger: Drift) -> tuple[Window, ...]:
-    """The windows that a server tells of: {"windows": [{"id", "ended", "images", "values": {"psi": 0.1}}]}.
+    """The finished windows that a server tells of, with the effect sizes of what it compares: see schema/drift.py.
 
     Raises:
         EndpointError: it could not be reached, refused, or answered something else.
@@ -162,14 +157,22 @@ def drift(trigger: Drift) -> tuple[Window, ...]:
     url = urlsplit(trigger.url)
     line = Line(url, reveal(trigger.token) if trigger.token else None, TIMEOUT, tries=1)
     try:
-        windows = line.ask(_Told, "GET", url.path + (f"?{url.query}" if url.query else "")).windows
+        told = line.ask(told_drift.Drift, "GET", url.path + (f"?{url.query}" if url.query else ""))
     finally:
         line.close()
+    windows = tuple(_window(told, one) for one in told.finished)
     known = {name for window in windows for name in window.values}
     if windows and trigger.statistic not in known:
         near = did_you_mean(trigger.statistic, known)
         raise FieldError(f"{trigger.url} tells nothing of statistic = '{trigger.statistic}'.{near}")
     return windows
+
+
+def _window(told: told_drift.Drift, one: told_drift.Window) -> Window:
+    """A version that is loaded again counts its windows from 1, so the time is part of the id."""
+    effects = {name: difference.effect for name, difference in one.drift.items()}
+    ident = f"{told.model_version} {one.number} {one.ended}"
+    return Window(id=ident, ended=datetime.fromisoformat(one.ended), images=one.images, values=effects)
 
 
 def suite(judge: Judge, threat: ThreatModel, attack: str | None = None) -> str:

@@ -39,8 +39,8 @@ class DataSeen(Value):
     changed: AwareDatetime | None = None
 
 
-class Window(Value, extra="ignore"):
-    """What a server saw in some stretch of time. A newer server may say more of it.
+class Window(Value):
+    """What a server saw in some stretch of time.
 
     values: by the name of the statistic.
     """

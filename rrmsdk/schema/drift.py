@@ -50,7 +50,7 @@ class Expected(Value):
         return self
 
 
-class Difference(Value):
+class Difference(Value, extra="ignore"):
     """How far one distribution is from what was expected.
 
     kind: `psi`, the population stability index, or `ks`, the largest gap of the cumulated shares.
@@ -69,7 +69,7 @@ class Difference(Value):
     above: bool
 
 
-class Window(Value):
+class Window(Value, extra="ignore"):
     """Images that one version was asked about, one after another.
 
     number: from 1, since the version was loaded. began, ended: UTC, ISO 8601, of its first and last count.
@@ -85,12 +85,14 @@ class Window(Value):
     drift: dict[str, Difference]
 
 
-class Drift(Value):
+class Drift(Value, extra="ignore"):
     """The answer of `GET /v2/models/{name}/drift`, and of `.../versions/{version}/drift`.
 
     window: images after which a window is finished; one has more where the last batch brings them.
     expected: images that it is compared with.
     finished: the last windows, oldest first. current: the one that is not full yet; None: nothing was asked since.
+
+    A newer server may say more than these fields.
 
     A single window above says little: two in a row, of a version that stays, are worth a look.
     """

@@ -104,7 +104,8 @@ class Drift(Value):
     """When what a server sees has moved away from what it was calibrated on.
 
     url: of the server's windows, http://HOST/v2/models/NAME/drift.
-    statistic: an effect size that each window carries, such as `psi` or `ks_margin`.
+    statistic: whose effect size counts: `classes` (predicted; a PSI), `confidence` or `margin` (the largest gap of the
+        shares), `channel_0`, ... (means of the images).
     above: what counts as moved.
     windows: so many in a row; one alone is a false alarm every few months.
     token: where the server's bearer token lies, if it wants one.
@@ -112,7 +113,7 @@ class Drift(Value):
 
     kind: Literal["drift"] = "drift"
     url: Annotated[str, Field(pattern=ADDRESS)]
-    statistic: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] = "psi"
+    statistic: Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")] = "classes"
     above: Annotated[float, Field(gt=0)]
     windows: Annotated[int, Field(ge=1)] = 2
     token: Secret | None = None

@@ -19,7 +19,7 @@ from rrmsdk.schema import job as jobs
 from rrmsdk.schema import value
 from rrmsdk.schema.job import Gate, Job
 
-TEMPLATE = Path(jobs.__file__).parents[1] / "retrain" / "template.toml"
+TEMPLATE = Path(jobs.__file__).parents[1] / "retraining" / "template.toml"
 
 
 def _rrmsdk(*words: str | Path) -> Result:
@@ -168,7 +168,7 @@ def test_every_trigger_rule_and_person_to_tell_has_its_sentence():
     for said in (
         "When path:/images has at least 500 new train images and then not changed for 600 s.",
         "When a teacher has a new revision: that is proposed, and waits for approval.",
-        "When psi is above 0.2 in 2 windows in a row at localhost.", "surely lost more than 1 points",
+        "When classes is above 0.2 in 2 windows in a row at localhost.", "surely lost more than 1 points",
         "No run begins once 40 hours of the last seven days are spent.",
         "on the same images: the first 1000 of the test split but the last 1000.",
         "- its robust accuracy is at least 0.45", "- its robust accuracy in each class is at least 0.2",

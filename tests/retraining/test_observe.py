@@ -182,31 +182,41 @@ def test_what_can_mean_nothing_else_is_not_asked_for(ref):
     assert observe.teacher(ref, NOWHERE) is None
 
 
+def _told(**effects: float) -> dict[str, Any]:
+    """One finished window, as a server tells it."""
+    about = {"kind": "psi", "least": 0.2, "statistic": 1.0, "critical": 2.0, "n": 512, "above": False}
+    window = {
+        "number": 7, "began": "2026-06-10T11:00:00+00:00", "ended": "2026-06-10T12:00:00+00:00", "images": 512,
+        "above": False, "drift": {name: about | {"effect": effect} for name, effect in effects.items()},
+    }  # fmt: skip
+    windows = [window | {"later": "more"}] if effects else []
+    about = {"model_name": "r50", "model_version": "3", "window": 500, "expected": 1000}
+    return about | {"finished": windows, "current": None}
+
+
 def test_the_windows_of_a_server_are_read_with_its_token(monkeypatch):
     monkeypatch.setenv("SERVER_TOKEN", "sesame")
-    window = {"id": "7", "ended": "2026-06-10T12:00:00Z", "images": 512, "values": {"psi": 0.31}, "later": "more"}
-    with Monitored({"windows": [window]}, token="sesame") as server:
+    with Monitored(_told(classes=0.31), token="sesame") as server:
         (seen,) = observe.drift(Drift(url=server.url, above=0.2, token=Secret(env="SERVER_TOKEN")))
-        assert (seen.id, seen.images, seen.values) == ("7", 512, {"psi": 0.31})
+        assert (seen.images, seen.values, seen.ended.hour) == (512, {"classes": 0.31}, 12)
         with pytest.raises(EndpointError, match="answers 401: it wants a token"):
             observe.drift(Drift(url=server.url, above=0.2))
 
 
 def test_a_statistic_that_a_server_does_not_tell_is_said():
-    window = {"id": "7", "ended": "2026-06-10T12:00:00Z", "values": {"psi": 0.31, "ks_margin": 0.1}}
     with (
-        Monitored({"windows": [window]}) as server,
-        pytest.raises(FieldError, match=r"nothing of statistic = 'ks_margn'\. Did you mean 'ks_margin'"),
+        Monitored(_told(classes=0.31, margin=0.1)) as server,
+        pytest.raises(FieldError, match=r"nothing of statistic = 'margn'\. Did you mean 'margin'"),
     ):
-        observe.drift(Drift(url=server.url, statistic="ks_margn", above=0.2))
+        observe.drift(Drift(url=server.url, statistic="margn", above=0.2))
 
 
 def test_a_server_without_a_window_yet_is_no_trouble():
-    with Monitored({"windows": []}) as server:
+    with Monitored(_told()) as server:
         assert observe.drift(Drift(url=server.url, above=0.2)) == ()
 
 
-@pytest.mark.parametrize("told", [{"windows": [{"id": "7"}]}, [], "drift"])
+@pytest.mark.parametrize("told", [{"finished": [{"number": "7"}]}, [], "drift"])
 def test_a_server_that_tells_something_else_is_not_believed(told):
     with Monitored(told) as server, pytest.raises(EndpointError, match="does not speak"):
         observe.drift(Drift(url=server.url, above=0.2))

@@ -77,3 +77,14 @@ def test_a_version_of_an_older_export_is_told_to_be_exported_again(tmp_path: Pat
 
 def test_another_models_drift_is_not_there(served: Served) -> None:
     assert ask(served, "GET", "/v2/models/letters/drift")[0] == 404
+
+
+def test_a_job_reads_the_windows_of_a_server(served: Served) -> None:
+    from rrmsdk.retraining import observe
+    from rrmsdk.schema import job
+
+    send(served, some_digits(80, seed=2) / 4)
+    seen = observe.drift(job.Drift(url=f"{served.url}{PLACE}/drift", statistic="channel_0", above=0.2))
+    told = drift_of(served)["finished"]
+    assert [one.values["channel_0"] for one in seen] == [one["drift"]["channel_0"]["effect"] for one in told]
+    assert seen[-1].values["channel_0"] > 0.2
