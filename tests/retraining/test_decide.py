@@ -248,6 +248,6 @@ def test_nothing_of_the_images_is_in_the_record():
 
 
 def test_the_gate_needs_neither_torch_nor_scipy():
-    source = (Path(__file__).parents[2] / "rrmsdk" / "retrain" / "intervals.py").read_text()
+    source = (Path(__file__).parents[2] / "rrmsdk" / "retraining" / "intervals.py").read_text()
     assert "import torch" not in source
     assert "import scipy" not in source
