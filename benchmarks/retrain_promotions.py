@@ -12,12 +12,13 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from scipy.stats import beta, binom
 
+from rrmsdk.retraining import intervals
 from rrmsdk.retraining.decide import decide
-from rrmsdk.retraining.intervals import difference
 from rrmsdk.schema.decision import Judged
 from rrmsdk.schema.job import Gate
 
@@ -74,8 +75,8 @@ def _edge(
 
 @cache
 def passes(gained: int, lost: int, of: int, margin: float, confidence: float) -> bool:
-    """As the gate asks."""
-    return difference(gained, lost, of, confidence)[0] > -margin
+    """Whether `difference(...)[0] > -margin`, without looking for the bound: the score falls as d rises."""
+    return intervals._score(-margin, gained, lost, of) >= NormalDist().inv_cdf(confidence)
 
 
 def exactly(of: int, d: float, differ: float, margin: float, confidence: float) -> float:

@@ -90,8 +90,12 @@ def _fields_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         if fields:
             could = [record for field in fields for record in _records(field.annotation)]
         else:
-            could = [record for record in could if part in get_args(record.model_fields["kind"].annotation)]
+            could = [record for record in could if part in _kinds(record)]
     return [name for record in could for name in record.model_fields]
+
+
+def _kinds(record: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(record.model_fields["kind"].annotation) if "kind" in record.model_fields else ()
 
 
 def _records(annotation: Any) -> list[type[BaseModel]]:

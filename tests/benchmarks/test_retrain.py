@@ -1,4 +1,4 @@
-"""A small run ends in a result file."""
+"""The benchmark asks what the gate asks, and a small run ends in a result file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.retrain_promotions import passes
+from rrmsdk.retraining.intervals import difference
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "retrain.py"
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.003, 0.05])
+def test_a_challenger_passes_where_the_bound_of_the_gate_is_within_the_margin(margin):
+    for gained in range(0, 60, 3):
+        for lost in range(0, 60, 7):
+            bound, _ = difference(gained, lost, 500, 0.95)
+            assert passes(gained, lost, 500, margin, 0.95) == (bound > -margin), (gained, lost)
 
 
 def test_a_small_run_of_promotions_ends_in_a_result_file(tmp_path):
