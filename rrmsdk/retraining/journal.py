@@ -185,13 +185,12 @@ class Journal:
                 "SELECT progress, signature FROM attempt WHERE run = ? AND name = ? AND key = ? ORDER BY number DESC",
                 (run, name, key),
             ).fetchall()
-        times, signature = _same(before)
-        if times >= CRASHES and before[0][0] == progress:
-            raise SuspendedError(
-                f"{name} of run {run:06d} crashed {times} times in the same way ({signature}). Look into it: "
-                "rrmsdk schedule logs"
-            )
-        with self._writing() as base:
+            times, signature = _same(before)
+            if times >= CRASHES and before[0][0] == progress:
+                raise SuspendedError(
+                    f"{name} of run {run:06d} crashed {times} times in the same way ({signature}). Look into it: "
+                    "rrmsdk schedule logs"
+                )
             row = "INSERT INTO attempt (run, name, key, progress) VALUES (?, ?, ?, ?)"
             number = base.execute(row, (run, name, key, progress)).lastrowid
             self._note(run, "attempt", {"stage": name, "key": key, "progress": progress})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from rrmsdk.cli import main
 from rrmsdk.errors import MismatchError, RefError
 from rrmsdk.retraining.collect import collect, jobs
 from rrmsdk.retraining.journal import Run, State
@@ -132,24 +134,42 @@ def test_a_job_that_never_ran_is_said_with_near_names(weekly: Path) -> None:
     assert not (weekly.parent / "weakly").exists()
 
 
-def gc(weekly: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rrmsdk", "gc", *words, "--state", str(weekly.parent)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+@dataclass(frozen=True)
+class Shell:
+    """`rrmsdk gc` in a process that has imported it already."""
+
+    state: Path
+    capture: pytest.CaptureFixture[str]
+    patch: pytest.MonkeyPatch
+
+    def gc(self, *words: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        self.patch.setattr(sys, "argv", ["rrmsdk", "gc", *words, "--state", str(self.state)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *self.capture.readouterr()
 
 
-def test_the_shell_tells_what_goes(weekly: Path) -> None:
+@pytest.fixture
+def shell(weekly: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(weekly.parent, capsys, monkeypatch)
+
+
+def test_the_shell_tells_what_goes(weekly: Path, shell: Shell) -> None:
     says = "weekly: 3 objects and the folders of 3 runs would be removed, 3,030 bytes\n"
-    assert gc(weekly, "weekly", "--keep", "2", "--pin", "4", "--dry-run").stdout == says
-    done = json.loads(gc(weekly, "--keep", "2", "--json").stdout)
+    assert shell.gc("weekly", "--keep", "2", "--pin", "4", "--dry-run") == (0, says, "")
+    done = json.loads(shell.gc("--keep", "2", "--json")[1])
     assert (done["dry_run"], done["jobs"][0]["runs"], done["jobs"][0]["bytes"]) == (False, [1, 2, 3], 3030)
     assert models(weekly) == [4, 5, 6, 7]
+    shell.gc("weekly", "--keep", "2", "--unpin", "4")
+    assert models(weekly) == [5, 6, 7]
 
 
-def test_a_busy_job_is_left_alone_with_exit_code_75(weekly: Path) -> None:
+def test_a_busy_job_is_left_alone_with_exit_code_75(weekly: Path, shell: Shell) -> None:
     with hold(weekly):
-        done = gc(weekly, "weekly")
-    assert (done.returncode, done.stdout) == (75, "")
-    assert done.stderr.startswith("rrmsdk: weekly: process ")
+        code, out, err = shell.gc("weekly")
+    assert (code, out) == (75, "")
+    assert err == f"rrmsdk: weekly: process {os.getpid()} works on this job. Wait for it, or stop it\n"
     assert models(weekly) == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -157,7 +177,7 @@ def test_a_busy_job_is_left_alone_with_exit_code_75(weekly: Path) -> None:
     ("words", "says"),
     [(["--pin", "1"], "--pin and --unpin need the job"), (["weakly"], "no job 'weakly' has run here")],
 )
-def test_what_is_typed_wrong_is_one_line_and_exit_code_2(weekly: Path, words: list[str], says: str) -> None:
-    done = gc(weekly, *words)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert says in done.stderr
+def test_what_is_typed_wrong_is_one_line_and_exit_code_2(shell: Shell, words: list[str], says: str) -> None:
+    code, _, err = shell.gc(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert says in err
