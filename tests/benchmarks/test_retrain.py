@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.retrain_promotions import passes
-from rrmsdk.retrain.intervals import difference
+from rrmsdk.retraining.intervals import difference
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "retrain.py"
 
