@@ -112,7 +112,7 @@ def _source(wanted: Serving, store: Store, models: Path) -> Source:
     """Where new versions come from. Raises RefError, MismatchError, SaveError."""
     from rrmsdk.runtime.source import Folder
 
-    if not _on_hub(str(wanted.watch)):
+    if wanted.watch is None or not _on_hub(wanted.watch):
         return Folder(store, models)
     from huggingface_hub.utils import disable_progress_bars
 
@@ -154,7 +154,7 @@ def _begin_trials(service: Service, wanted: Serving) -> None:
         if wanted.shadow is not None:
             service.try_shadow(service.store.begin_beside("shadow", wanted.shadow))
     except Refused as exc:
-        raise DataError(f"no trial: {exc.says}") from exc
+        raise DataError(f"no trial: {exc.__cause__ or exc.says}") from exc
 
 
 def _canary(text: str) -> tuple[str, float]:
