@@ -286,7 +286,7 @@ def report(args: argparse.Namespace, pages: Sequence[Page], bodies: Sequence[Tar
 
 A server of its own process with an admin token; seed 1; {CHECKS.replace(",", ", ")}.
 
-| operations | seconds | of them tested | requests | failures |
+| what | seconds | operations | requests | failures |
 | --- | --- | --- | --- | --- |
 {asked}
 
