@@ -6,11 +6,25 @@ import os
 import sys
 from typing import NoReturn
 
-from rrmsdk.cli import gc, hub, job, retrain, runs, serve, signing, study, zoo
+from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, zoo
 from rrmsdk.cli.app import app, overrides
 from rrmsdk.errors import BusyError, RrmError
 
-__all__ = ["app", "gc", "hub", "job", "main", "overrides", "retrain", "runs", "serve", "signing", "study", "zoo"]
+__all__ = [
+    "app",
+    "gc",
+    "hub",
+    "job",
+    "main",
+    "overrides",
+    "retrain",
+    "runs",
+    "schedule",
+    "serve",
+    "signing",
+    "study",
+    "zoo",
+]
 
 STOPPED = 130  # what typer makes of Ctrl-C
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later

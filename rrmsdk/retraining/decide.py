@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from rrmsdk.errors import FieldError, MismatchError
-from rrmsdk.retraining.intervals import difference, share
+from rrmsdk.retraining.intervals import difference, least_share, share
 from rrmsdk.schema.decision import Check, Decision, Judged
 from rrmsdk.schema.job import Gate
 
@@ -41,10 +41,9 @@ def decide(old: Judged | None, new: Judged, policy: Gate, promotions: int) -> De
         _comparable(old, new)
     if old is not None and old.digest == new.digest:
         return _decision(old, new, policy, promotions, (), "the challenger is the champion itself.", "keep")
-    if new.unjudged:
-        checks = (_stopped(new, policy),)
-    else:
-        checks = (*_rules(old, new, policy), *_audit(old, new, policy, promotions))
+    checks = (_stopped(new, policy),) if new.unjudged else tuple(_rules(old, new, policy))
+    if all(check.passed for check in checks):  # else the audit's images stay unseen
+        checks += tuple(_audit(old, new, policy, promotions))
     says = " ".join(check.says for check in checks if not check.passed)
     if says:
         return _decision(old, new, policy, promotions, checks, says, "keep")
@@ -95,7 +94,8 @@ def _margin(old: Judged, new: Judged, what: What, margin: float, confidence: flo
     pairs = list(zip(_bits(old, what), _bits(new, what), strict=True))
     of, gained, lost = len(pairs), pairs.count((False, True)), pairs.count((True, False))
     low, high = difference(gained, lost, of, confidence)
-    before, after = (sum(pair[side] for pair in pairs) / of for side in (0, 1))
+    both = pairs.count((True, True))
+    before, after = (both + lost) / of, (both + gained) / of
     passed = high >= -margin if audit else low > -margin
     found = f"{what} {before:.4f} -> {after:.4f} ({gained} images gained, {lost} lost)"
     if audit:
@@ -137,9 +137,9 @@ def _class_floor(new: Judged, policy: Gate) -> Check:
     for label, robust in zip(new.labels, new.robust, strict=True):
         of[label] += 1
         hits[label] += robust
-    ends = [share(some, many, policy.confidence) if many else (0.0, 1.0) for some, many in zip(hits, of, strict=True)]
-    order = sorted(range(len(of)), key=lambda label: ends[label])
-    below, worst = [label for label in order if ends[label][0] < policy.class_floor], order[0]
+    least = [least_share(some, many, policy.confidence) if many else 0.0 for some, many in zip(hits, of, strict=True)]
+    order = sorted(range(len(of)), key=lambda label: least[label])
+    below, worst = [label for label in order if least[label] < policy.class_floor], order[0]
     named = [f"'{new.classes[label]}' ({hits[label]} of {of[label]})" for label in (below or order)[:_SHOWN]]
     if below:
         more = f" and {len(below) - _SHOWN} more classes" if len(below) > _SHOWN else ""
@@ -150,8 +150,9 @@ def _class_floor(new: Judged, policy: Gate) -> Check:
         name="class_floor", compared=f"challenger with a floor, robust accuracy in each of {len(of)} classes",
         numbers={"classes": len(of), "below": len(below), "hits": hits[worst], "images": of[worst],
                  "confidence": policy.confidence},
-        interval=ends[worst], bound=policy.class_floor, passed=not below,
-        says=f"{says} (at worst {ends[worst][0]:.4f}).",
+        interval=share(hits[worst], of[worst], policy.confidence) if of[worst] else (0.0, 1.0),
+        bound=policy.class_floor, passed=not below,
+        says=f"{says} (at worst {least[worst]:.4f}).",
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def _champion(
     going: Going, plan: Plan, champion: Champion, like: Report, auditing: bool, labels: Sequence[int]
 ) -> Judged:
     """The champion, judged as the challenger was: by its own report where that is of the same attacks and images."""
-    made = _pulled(going, champion)
+    made = pulled(going, champion)
     bundle = bundles.read(made.path)
     if bundle.card.threat != plan.recipe.threat:
         raise MismatchError(
@@ -75,7 +75,7 @@ def _champion(
     return _judged(going, plan, made.digest, report, audited, labels)
 
 
-def _pulled(going: Going, champion: Champion) -> Made:
+def pulled(going: Going, champion: Champion) -> Made:
     """Exactly the files that its card names, so that it has the digest that it was promoted with."""
 
     def work(scratch: Path) -> Path:

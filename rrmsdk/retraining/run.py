@@ -133,11 +133,25 @@ def _stages(going: Going) -> None:
     if begun.get("propose") and _asks(going, begun["says"], {"teachers": begun["teachers"]}):
         return
     plan = stages.plan(going, begun.get("teachers") or _kept_teachers(going))
+    if begun.get("kind") == "regression" and _stands(going, plan):
+        return
     teachers = tuple(stages.fetch(going, taught, at) for at, taught in enumerate(plan.teachers))
     student = stages.transfer(going, plan, teachers)
     report = stages.verify(going, plan, "verify", bundles.read(student.path))
     challenger = stages.export(going, plan, student, report)
     _decided(going, plan, challenger, report)
+
+
+def _stands(going: Going, plan: Plan) -> bool:
+    """Whether the champion still withstands what it withstood; then the run is over."""
+    from rrmsdk.retraining.regression import attacked_again
+
+    triggers = [trigger for trigger in going.job.trigger if trigger.kind == "regression"]
+    found = [attacked_again(going, plan, trigger) for trigger in triggers]
+    if any(one.needed for one in found):
+        return False
+    going.room.journal.end(going.run.number, "kept", " ".join(one.says for one in found))
+    return True
 
 
 def _kept_teachers(going: Going) -> dict[str, str]:
@@ -155,9 +169,12 @@ def _decided(going: Going, plan: Plan, challenger: Made, report: Report) -> None
     """Gate and push, until the champion that was beaten is the one that is replaced."""
     from rrmsdk.retraining.gate import gate
     from rrmsdk.retraining.observe import suite
-    from rrmsdk.retraining.push import push, pushed
+    from rrmsdk.retraining.push import push, pushed, undone
 
     journal, number, extra = going.room.journal, going.run.number, {"warnings": plan.warnings}
+    if undone(journal, challenger.digest):
+        journal.end(number, "kept", "This very model was champion and was rolled back by a person.", **extra)
+        return
     for _ in range(GATES):
         gated = gate(going, plan, challenger, report)
         decision = gated.decision

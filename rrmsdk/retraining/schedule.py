@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from rrmsdk import files
 from rrmsdk.errors import BusyError, MismatchError, RrmError, did_you_mean
 from rrmsdk.retraining import approval as approvals
 from rrmsdk.retraining import journal as journals
@@ -30,11 +31,15 @@ from rrmsdk.schema import job as jobs
 from rrmsdk.schema.cause import Cause, Observed, Past
 from rrmsdk.schema.job import Job, NewTeacher
 
-STARTED, LOG = "started", "log"
+if TYPE_CHECKING:
+    from rrmsdk.hub.promote import Champion
+
+STARTED, LOG, STARTING = "started", "log", "starting"
 CHAMPION, JUDGED = "champion", "judged-again"
-STARTING = 60.0  # seconds that a process may take before it holds its job
+ON_ITS_WAY = 60.0  # seconds that a process may take before it holds its job
 STILLBORN = 3  # processes in a row that did nothing
 WAIT, LONGEST = 60.0, 3600.0  # seconds before a blocked run is tried again, doubled each time
+HURRY = 60.0  # seconds that a rollback asks a Hub that is down
 PATIENCE = 30.0  # seconds between asking a process to end and ending it
 
 
@@ -58,11 +63,10 @@ class Started:
 
 
 class Looked(NamedTuple):
-    """What a look at one job came to: a process that was started, or one that is on its way, and what is not right."""
+    """What a look at one job came to: a process that was started, and what is not right."""
 
     started: Started | None
-    on_its_way: bool
-    troubles: tuple[str, ...]
+    troubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def tick(folder: Path, *, state: Path | None = None, parallel: int = 1, now: dat
     """
     found, troubles = scheduled(folder, state)
     found = tuple(sorted(found, key=_last_touched))  # whoever waits longest is first
-    running = [one.job.name for one in found if pid_of(one.folder) is not None]
+    running = tuple(one.job.name for one in found if pid_of(one.folder) is not None or _on_its_way(one.folder))
     started: list[Started] = []
     for one in found:
         if len(running) + len(started) >= parallel:
@@ -130,10 +134,9 @@ def tick(folder: Path, *, state: Path | None = None, parallel: int = 1, now: dat
             troubles[one.job.name] = str(exc)
             continue
         started += [looked.started] if looked.started else []
-        running += [one.job.name] if looked.on_its_way else []
         if looked.troubles:
             troubles[one.job.name] = "; ".join(looked.troubles)
-    return Ticked(tuple(started), tuple(running), troubles)
+    return Ticked(tuple(started), running, troubles)
 
 
 def run(folder: Path, *, state: Path | None = None, parallel: int = 1, every: float = 60.0) -> Iterator[Ticked]:
@@ -158,6 +161,16 @@ def pid_of(folder: Path) -> int | None:
         return exc.pid or 0
 
 
+def _on_its_way(folder: Path) -> bool:
+    """Whether a process was started a moment ago that does not hold the job yet."""
+    try:
+        age = time.time() - (folder / STARTING).stat().st_mtime
+        os.kill(int((folder / STARTING).read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return 0 <= age < ON_ITS_WAY
+
+
 def start(one: Scheduled, kept: Journal, run: Run, why: str) -> Started:
     """A process for a run, which outlives this one; what it prints is in the run's `log`."""
     place = one.folder / RUNS / run.id
@@ -169,6 +182,7 @@ def start(one: Scheduled, kept: Journal, run: Run, why: str) -> Started:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
+    files.write_text(one.folder / STARTING, str(process.pid))
     return Started(one.job.name, run.id, why, process)
 
 
@@ -207,6 +221,21 @@ def approve(one: Scheduled, run: str | None) -> Started:
         return start(one, kept, kept.begin(asking[0].cause), "approved")
 
 
+def rollback(one: Scheduled, to: str | None) -> Champion:
+    """Raises as `rrmsdk.retraining.push.rollback`. It waits for no run that is going on."""
+    from rrmsdk.hub.patient import Patience
+    from rrmsdk.retraining import push  # the Hub's client is slow to import, and large
+
+    with journals.opened(one.folder) as kept:
+        return push.rollback(one.job, kept, to, endpoint=None, patience=Patience(whole=HURRY))
+
+
+def leave(ticked: Ticked) -> None:
+    """This process ends, those that it started do not: nobody is to be warned of that."""
+    for one in ticked.started:
+        one.process.returncode = 0
+
+
 def number_of(run: str) -> int:
     """Raises MismatchError: not the name of a run."""
     if not run.isdecimal():
@@ -234,8 +263,8 @@ def _look(one: Scheduled, now: datetime) -> Looked:
     """Start what a job has to do."""
     with hold(one.folder), journals.opened(one.folder) as kept:
         if run := next(iter(kept.runs("running")), None):
-            return _again(one, kept, run, now)
-        seen, past = _seen(kept), _past(kept)
+            return _again(one, kept, run)
+        seen, past = _seen(kept), past_of(kept)
         said: tuple[str, ...] = ()
         if held(one.job, past, now) is None:
             digest, suite = _champion(kept)
@@ -243,26 +272,24 @@ def _look(one: Scheduled, now: datetime) -> Looked:
             said = tuple(str(trouble) for trouble in found.troubles)
             for cause in due(one.job, past, found.observed, now)[:1]:
                 begun = _begun(one.job, kept, cause, past, found.observed)
-                return Looked(start(one, kept, begun, cause.says), False, said)
+                return Looked(start(one, kept, begun, cause.says), said)
         for run in kept.runs()[:1]:
             if run.state == "blocked" and _waited(kept, run, now):
                 again = start(one, kept, kept.begin(run.cause), f"again: it was blocked by {run.why}")
-                return Looked(again, False, said)
-    return Looked(None, False, said)
+                return Looked(again, said)
+    return Looked(None, said)
 
 
-def _again(one: Scheduled, kept: Journal, run: Run, now: datetime) -> Looked:
-    """A run that nobody works on: its process was killed, or is on its way."""
+def _again(one: Scheduled, kept: Journal, run: Run) -> Looked:
+    """A run that nobody works on: its process was killed."""
     last = kept.events(run.number)[-STILLBORN:]
-    if last[-1].kind == STARTED and 0 <= now.timestamp() - last[-1].at < STARTING:
-        return Looked(None, True, ())
     if len(last) == STILLBORN and all(event.kind == STARTED for event in last):
         why = f"its process ended {STILLBORN} times before it did anything: rrmsdk schedule logs {one.job.name}"
         kept.end(run.number, "suspended", why)
         told = {"job": one.job.name, "run": run.id, "cause": run.cause, "state": "suspended", "why": why}
         announce(one.job, kept, run.number, told)
-        return Looked(None, False, (why,))
-    return Looked(start(one, kept, run, "it was not finished"), False, ())
+        return Looked(None, (why,))
+    return Looked(start(one, kept, run, "it was not finished"))
 
 
 def _begun(job: Job, kept: Journal, cause: Cause, past: tuple[Past, ...], observed: Observed) -> Run:
@@ -286,7 +313,7 @@ def _seen(kept: Journal) -> datetime:
     return _seen(kept)
 
 
-def _past(kept: Journal) -> tuple[Past, ...]:
+def past_of(kept: Journal) -> tuple[Past, ...]:
     """The runs of a job, the earliest first."""
     observed = {event.run: event.told.get("observed", {}) for event in kept.events(kind="begun")}
     return tuple(

@@ -140,8 +140,12 @@ def _trained(going: Going, recipe: Recipe, scratch: Path) -> Bundle:
     raise AssertionError
 
 
-def verify(going: Going, plan: Plan, name: str, bundle: Bundle) -> Report:
-    """What the judge's attacks find in a bundle; that of the same weights and images is never asked for twice."""
+def verify(going: Going, plan: Plan, name: str, bundle: Bundle, attack: str | None = None) -> Report:
+    """What the judge's attacks find in a bundle; that of the same weights and images is never asked for twice.
+
+    Args:
+        attack: instead of the judge's.
+    """
 
     def work(scratch: Path) -> Path:
         copy = copy_of(bundle, scratch / "bundle")
@@ -152,6 +156,7 @@ def verify(going: Going, plan: Plan, name: str, bundle: Bundle) -> Report:
         return found.path / REPORT
 
     spec = judged_images(going.job, plan)
+    spec = spec if attack is None else spec.model_copy(update={"attack": attack})
     made = once(going.room, going.run, name, _attacked(plan, bundle, spec), work, checkpoint="found")
     return _same_images(value.from_json(Report, made.path.read_bytes(), f"the report of {name}"), plan)
 

@@ -73,7 +73,7 @@ class Past(Value):
     """A run that was.
 
     key: of its cause.
-    observed: what was looked at when it began.
+    observed: what was looked at when it began; of teachers, the commits that it trained with.
     """
 
     key: str

@@ -54,12 +54,12 @@ class Judged(Value):
     @property
     def clean(self) -> tuple[bool, ...]:
         """Which images are right without an attack."""
-        return tuple(outcome not in (CLEAN_WRONG, UNJUDGED) for outcome in self.outcomes)
+        return tuple([outcome not in (CLEAN_WRONG, UNJUDGED) for outcome in self.outcomes])
 
     @property
     def robust(self) -> tuple[bool, ...]:
         """Which images no attack broke."""
-        return tuple(outcome == ROBUST for outcome in self.outcomes)
+        return tuple([outcome == ROBUST for outcome in self.outcomes])
 
     @property
     def unjudged(self) -> int:

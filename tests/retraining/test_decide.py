@@ -200,6 +200,10 @@ def test_an_audit_that_is_not_due_is_not_looked_at():
     assert decision.verdict == "promote"
 
 
+def test_a_challenger_that_breaks_a_rule_needs_no_audit():
+    assert _failed(decide(CHAMPION, _judged("a" * N, "b"), AUDITED, 2)) == ["robust_margin", "robust_floor"]
+
+
 def test_an_audit_that_is_due_and_was_not_made_is_said():
     audited = _audit("." * 400, "a")
     with pytest.raises(FieldError, match="promotion 3 needs the audit, and the challenger was not judged"):
