@@ -10,12 +10,15 @@ INSTALLED_FROM := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 export PYTHONFAULTHANDLER := 1
 
-.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers peers-serve lint types proto wheel check clean
+.PHONY: help quickstart loop test test-slow test-gpu test-hub-1 test-peers peers-serve lint types proto wheel check clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 quickstart: $(VENV)/.run  ## transfer, attack, export and check a student on the embedded default; leaves runs/quickstart
 	$(BIN)/rrmsdk quickstart --out runs/quickstart
+
+loop: $(VENV)/.test  ## serve, retrain, promote, stop what is bad, roll back: the whole loop on digits, in minutes
+	$(BIN)/python -m benchmarks.loop
 
 test: $(VENV)/.test  ## the quick tests
 	$(PYTEST)
