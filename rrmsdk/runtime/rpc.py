@@ -80,8 +80,8 @@ def _handler(service: Service) -> grpc.GenericRpcHandler:
 async def _answer(service: Service, name: str, takes: str, content: bytes, context: grpc.aio.ServicerContext) -> bytes:
     began, status = time.perf_counter(), app.CLOSED
     about = {key: str(text) for key, text in context.invocation_metadata() or ()}
-    wished = app.request_id(about.get("x-request-id", ""))
-    call = Call(about.get("authorization"), wished, context.time_remaining())
+    request_id = app.request_id(about.get("x-request-id", ""))
+    call = Call(about.get("authorization"), request_id, context.time_remaining())
     try:
         outcome = await tried(service, name, takes, content, call)
         status = outcome.status if isinstance(outcome, Refused) else 200
