@@ -144,7 +144,7 @@ def on_target(place: Path, target: str, seconds: int) -> Target:
     told = done.stdout + done.stderr
     runs = re.findall(r"number_of_executed_units: (\d+)", told)
     edges = re.findall(r"cov: (\d+)", told)
-    failure = told[-4000:] if done.returncode or not runs else ""
+    failure = f"{done.stdout[-2000:]}{done.stderr[-2000:]}" if done.returncode or not runs else ""
     return Target(target, int(runs[-1]) if runs else 0, seconds, int(edges[-1]) if edges else 0, failure)
 
 
