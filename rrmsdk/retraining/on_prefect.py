@@ -3,7 +3,7 @@
 It holds nothing: all that has to last is in the job's journal, so Prefect may go down, and whoever runs the flow again
 goes on where the run was. A file of three lines is a deployment with a schedule, a work pool and a page:
 
-    from rrmsdk.retraining.prefect import flow
+    from rrmsdk.retraining.on_prefect import flow
     retrain = flow()
     retrain.serve(cron="0 3 * * 1", parameters={"job": "/jobs/weekly.toml"}, global_limit=1)
 """
@@ -44,10 +44,10 @@ def flow() -> Any:
         MissingExtraError: Prefect is not installed.
     """
     try:
-        from prefect import flow as decorated
-        from prefect.client.schemas.objects import State, StateType
+        from prefect import flow as decorated  # pyright: ignore[reportMissingImports]
+        from prefect.client.schemas.objects import State, StateType  # pyright: ignore[reportMissingImports]
     except ImportError as exc:
-        raise MissingExtraError("prefect", "rrmsdk.retraining.prefect") from exc
+        raise MissingExtraError("prefect", "rrmsdk.retraining.on_prefect") from exc
 
     @decorated(name=NAME)
     def retrain(job: str, state: str | None = None):
