@@ -1,7 +1,8 @@
 """A Prefect flow that runs `rrmsdk retrain` as a process of its own, and says in Prefect's states how it ended.
 
 It holds nothing: all that has to last is in the job's journal, so Prefect may go down, and whoever runs the flow again
-goes on where the run was. A file of three lines is a deployment with a schedule, a work pool and a page:
+goes on where the run was. Run by hand with Prefect 3.8.8 (exit codes 64 and 75); as a deployment, with a schedule and
+Prefect's page, it has not run here:
 
     from rrmsdk.retraining.on_prefect import flow
     retrain = flow()
