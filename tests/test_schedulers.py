@@ -19,7 +19,7 @@ import yaml
 
 import rrmsdk
 from rrmsdk.cli import app
-from rrmsdk.retraining import prefect
+from rrmsdk.retraining import on_prefect
 
 ROOT = Path(__file__).parents[1]
 SYSTEMD, SBATCH = ROOT / "serve" / "systemd", ROOT / "serve" / "slurm" / "retrain.sbatch"
@@ -141,7 +141,7 @@ class TestPrefect:
     """What needs no Prefect."""
 
     def test_it_runs_a_command_that_we_know(self) -> None:
-        _, *words = prefect.command("weekly.toml", "/state")
+        _, *words = on_prefect.command("weekly.toml", "/state")
         assert words[:2] == ["-m", "rrmsdk"]
         options = understood(shlex.join(words[1:]))
         assert (str(options["job"]), str(options["state"])) == ("weekly.toml", "/state")
@@ -154,4 +154,4 @@ class TestPrefect:
         ],
     )  # fmt: skip
     def test_an_exit_code_is_a_state(self, code: int, kind: str, name: str) -> None:
-        assert prefect.ended(code)[:2] == (kind, name)
+        assert on_prefect.ended(code)[:2] == (kind, name)

@@ -1,9 +1,10 @@
 """A Prefect flow that runs `rrmsdk retrain` as a process of its own, and says in Prefect's states how it ended.
 
 It holds nothing: all that has to last is in the job's journal, so Prefect may go down, and whoever runs the flow again
-goes on where the run was. A file of three lines is a deployment with a schedule, a work pool and a page:
+goes on where the run was. Run by hand with Prefect 3.8.8 (exit codes 64 and 75); as a deployment, with a schedule and
+Prefect's page, it has not run here:
 
-    from rrmsdk.retraining.prefect import flow
+    from rrmsdk.retraining.on_prefect import flow
     retrain = flow()
     retrain.serve(cron="0 3 * * 1", parameters={"job": "/jobs/weekly.toml"}, global_limit=1)
 """
@@ -44,10 +45,10 @@ def flow() -> Any:
         MissingExtraError: Prefect is not installed.
     """
     try:
-        from prefect import flow as decorated
-        from prefect.client.schemas.objects import State, StateType
+        from prefect import flow as decorated  # pyright: ignore[reportMissingImports]
+        from prefect.client.schemas.objects import State, StateType  # pyright: ignore[reportMissingImports]
     except ImportError as exc:
-        raise MissingExtraError("prefect", "rrmsdk.retraining.prefect") from exc
+        raise MissingExtraError("prefect", "rrmsdk.retraining.on_prefect") from exc
 
     @decorated(name=NAME)
     def retrain(job: str, state: str | None = None):
