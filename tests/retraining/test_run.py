@@ -168,6 +168,7 @@ class TestApproval:
         assert asks.retrain().state == "awaiting"
         assert len(digits.published) == 2
 
+    @pytest.mark.slow
     def test_a_run_that_asks_nothing_cannot_be_approved(self, digits: World) -> None:
         with journals.opened(digits.folder) as kept:
             kept.end(kept.begin("manual").number, "promoted")
@@ -203,6 +204,7 @@ class TestTold:
         assert json.loads(line)["commit"] == outcome.commit
         assert json.loads(line)["decision"]["verdict"] == "promote"
 
+    @pytest.mark.slow
     def test_what_cannot_be_told_fails_no_run_and_shows_no_secret(self, digits: World, monkeypatch) -> None:
         monkeypatch.setenv("RRMSDK_TEST_HOOK", "http://127.0.0.1:1/T0/hidden")
         notify = [
