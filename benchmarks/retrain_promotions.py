@@ -22,7 +22,7 @@ from rrmsdk.retraining.decide import decide
 from rrmsdk.schema.decision import Judged
 from rrmsdk.schema.job import Gate
 
-MARGINS, IMAGES, DIFFER = (0.003, 0.01), (1000, 3000, 10_000), (0.02, 0.1, 0.3)
+MARGINS, DIFFER = (0.003, 0.01), (0.02, 0.1, 0.3)
 CLASSES = 10
 # Of the weeks. Shares: the true clean and robust accuracy of what the recipe makes, and how they scatter.
 CLEAN, ROBUST, SCATTER, APART, CLEAN_APART = 0.85, 0.45, 0.008, 0.1, 0.04
@@ -55,7 +55,7 @@ def promotions(args: Namespace) -> str:
     edge = [
         _edge(of, margin, differ, confidence, args.weeks, rng)
         for margin in MARGINS
-        for of in IMAGES
+        for of in args.edge_images
         for differ in DIFFER
     ]
     weeks = list(series(args.weeks, args.images, rng))
