@@ -340,7 +340,7 @@ class TestChallenger:
         assert blocked.state == "blocked"
         assert blocked.why.startswith("disk: ")
         assert f"models/{digits.job.push.repo}" not in digits.hub.repos
-        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=5000", str(small_disk)], check=True)
         outcome = digits.retrain()
         assert (outcome.run, outcome.state) == (blocked.run, "promoted")
         assert len(digits.published) == 1
