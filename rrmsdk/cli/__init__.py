@@ -6,11 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-<<<<<<< HEAD
 from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, watching, zoo
-=======
-from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, zoo
->>>>>>> r3
 from rrmsdk.cli.app import app, overrides
 from rrmsdk.errors import BusyError, RrmError
 
