@@ -20,6 +20,7 @@ def export(
     onnx: bool = True,
     precision: str = "fp32",
     target: str = "cpu",
+    input: str = "float",
     data: str | DataSpec | Mapping[str, Any] | None = None,
     images: int = 200,
     queries: int = 500,
@@ -40,6 +41,8 @@ def export(
         precision: `fp32` (model.onnx), `fp16` (model_fp16.onnx) or `int8` (model_int8.onnx).
         target: `cpu` or `tensorrt`, which takes another int8 (model_int8_tensorrt.onnx); judged on the CPU all the
             same.
+        input: `float`: pixels [B, C, H, W] in [0, 1]; `uint8`: bytes [B, H, W, C] (model_input_uint8.onnx, and
+            model_fp16_input_uint8.onnx, ...).
         images: of the test split, from its start, for the attacks; 0: all.
         queries: of Square, for each image.
         margin: by how much robust accuracy may fall: 0.01 is one point, two images of 200.
@@ -66,7 +69,7 @@ def export(
 
     if not onnx:
         raise MismatchError("nothing to export: onnx=True is the one format so far")
-    variants.check(precision, target)
+    variants.check(precision, target, input)
     for name, number, least in (("images", images, 0), ("queries", queries, 1), ("calibration", calibration, 1)):
         if number < least:
             raise FieldError(f"{name} = {number}: {least} is the least")
@@ -84,8 +87,8 @@ def export(
             found, bundle.card.threat, images=images, queries=queries, margin=margin, seed=seed,
             progress=lambda name, done, of: bar(done, of, name),
         )  # fmt: skip
-        variant = Variant(precision, target, calibrating)  # type: ignore[arg-type]  (checked above)
+        variant = Variant(precision, target, input, calibrating)  # type: ignore[arg-type]  (checked above)
         exported = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
     if triton is not None:
-        write_repository(exported, Path(triton), precision=precision, target=target)
+        write_repository(exported, Path(triton), precision=precision, target=target, input=input)
     return exported

@@ -23,8 +23,9 @@ _PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "orjson",
 def serve(model: str | Path | Bundle | None = None, **options: Any) -> None:
     """Answer over HTTP until SIGTERM or Ctrl-C: Open Inference Protocol v2, POST /predict, /metrics and a page at `/`.
 
-    The bundle needs `onnx/model.onnx`, as `rrmsdk.export` leaves it. It is checked and tried before anything is
-    answered: hashes, the signature where RRMSDK_TRUST names keys, the graph's operators, the same logits at any batch.
+    The bundle needs the graph of that precision and input, as `rrmsdk.export` leaves it. It is checked and
+    tried before anything is answered: hashes, the signature where RRMSDK_TRUST names keys, the graph's operators, the
+    same logits in any batch and row, and on a GPU those of the CPU.
 
     Args:
         model: a bundle or a reference to one; None: one of `models` answers.
@@ -62,7 +63,8 @@ def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
             "(made by: openssl rand -hex 16 > FILE), or --insecure where something else keeps them out"
         )
     first = None if model is None else opened(model).path
-    store = Store(first, wanted.models, Opening(wanted.provider, wanted.threads, wanted.max_batch))
+    opening = Opening(wanted.provider, wanted.threads, wanted.max_batch, wanted.precision, wanted.input)
+    store = Store(first, wanted.models, opening)
     served = store.begin()
     called = wanted.name or re.sub(r"[^A-Za-z0-9_.-]", "-", served.bundle.card.name)[:64]
     limits = Limits(wanted.max_batch, wanted.max_queue, wanted.timeout, wanted.max_body)

@@ -161,6 +161,7 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="One self-contained ONNX file with a dynamic batch.")] = False,
     precision: Annotated[str, typer.Option("--precision", "-p", help="fp32, fp16 or int8.")] = "fp32",
     target: Annotated[str, typer.Option(help="cpu or tensorrt, which takes an int8 of its own.")] = "cpu",
+    input: Annotated[str, typer.Option(help="float, or uint8: bytes [B, H, W, C] as an image is decoded.")] = "float",
     data: Data = None,
     images: Annotated[
         int, typer.Option("--images", "-n", help="Of the test split, from its start, to attack; 0: all.")
@@ -180,10 +181,10 @@ def export(
     if not onnx:
         raise FieldError("say what to export to: rrmsdk export MODEL --onnx")
     bundle = rrmsdk.export(
-        model, precision=precision, target=target, data=data, images=images, queries=queries, margin=margin,
-        calibration=calibration, seed=seed, triton=triton, out=out, quiet=quiet or as_json,
+        model, precision=precision, target=target, input=input, data=data, images=images, queries=queries,
+        margin=margin, calibration=calibration, seed=seed, triton=triton, out=out, quiet=quiet or as_json,
     )  # fmt: skip
-    graph, known = bundles.exported(precision, target)
+    graph, known = bundles.exported(precision, target, input)
     parity = json.loads((bundle.path / known).read_text())
     if as_json:
         print_json({"onnx": str(bundle.path / graph), "parity": parity})

@@ -151,7 +151,7 @@ async def predict(request: Request) -> Response:
     encoded = await body.read(request.receive, request.headers, LARGEST_FILE, service.limits.timeout)
     async with service.decoding:
         pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
-    answer = await service.infer(served, pixels, request.receive, None)
+    answer = await service.infer(served, served.session.from_bytes(pixels), request.receive, None)
     probabilities = softmax(answer.logits.astype(np.float64))
     (margin,), (shares,) = margins(probabilities), probabilities
     order = np.argsort(-shares, kind="stable")[:SHOWN]

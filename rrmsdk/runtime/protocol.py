@@ -18,6 +18,7 @@ from rrmsdk.runtime.service import SMALL, Service
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 LOG = logging.getLogger("rrmsdk.serve")
 PLATFORM = "onnxruntime_onnx"
+_DATATYPES = {"float": "FP32", "uint8": "UINT8"}
 
 
 def routes() -> list[Route]:
@@ -76,7 +77,7 @@ async def metadata(request: Request) -> Response:
         "name": service.name,
         "versions": [one.version for one in service.store.loaded],
         "platform": PLATFORM,
-        "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
+        "inputs": [{"name": given, "datatype": _DATATYPES[session.input], "shape": [-1, *session.sizes]}],
         "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
     })  # fmt: skip
 
@@ -90,7 +91,7 @@ async def config(request: Request) -> Response:
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "max_batch_size": service.limits.batch,
-        "input": [{"name": given, "data_type": "TYPE_FP32", "dims": session.input_shape}],
+        "input": [{"name": given, "data_type": f"TYPE_{_DATATYPES[session.input]}", "dims": session.sizes}],
         "output": [{"name": asked, "data_type": "TYPE_FP32", "dims": [session.classes]}],
         "dynamic_batching": {"default_queue_policy": {"max_queue_size": service.limits.queue}},
         "parameters": {"sha256": {"string_value": served.sha256}},

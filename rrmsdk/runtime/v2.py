@@ -40,9 +40,10 @@ class Asked:
 
 
 def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
-    """The request in `body`, its pixels float32 [B, C, H, W] in [0, 1].
+    """The request in `body`, its pixels as the graph takes them.
 
-    One tensor is taken, named as the graph's input: FP32 [B, C, H, W] in [0, 1], or UINT8 [B, H, W, C].
+    One tensor is taken, named as the graph's input: UINT8 [B, H, W, C], or FP32 [B, C, H, W] in [0, 1] where the graph
+    takes floats.
 
     Args:
         length: the header `LENGTH`; None: there was none, all of the body is JSON.
@@ -59,7 +60,13 @@ def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
         raise Refused(400, f"the input is called {_shown(given.get('name'))}, this model's is called '{name}'")
     datatype = given.get("datatype")
     if not isinstance(datatype, str) or datatype not in _TYPES:
-        raise Refused(400, f"the datatype is {_shown(datatype)}; this model takes FP32, or UINT8 images")
+        raise Refused(400, f"the datatype is {_shown(datatype)}; this model takes {_taken(session)}")
+    if datatype == "FP32" and session.input == "uint8":  # rounding them here would answer about other pixels
+        sizes = ", ".join(map(str, session.sizes))
+        raise Refused(
+            400, f"the datatype is 'FP32'; this model takes bytes: send UINT8 [B, {sizes}] in [0, 255]. Its server "
+            "takes FP32 when it is started with --input float"
+        )  # fmt: skip
     shape = _shape(given.get("shape"), datatype, session.input_shape, most)
     parameters = _mapping(given.get("parameters"), "parameters of the input")
     if "binary_data_size" in parameters:
@@ -164,7 +171,7 @@ def _from_json(data: Any, datatype: str, shape: list[int]) -> np.ndarray:
 
 def _pixels(given: np.ndarray, session: Session) -> np.ndarray:
     if given.dtype == np.uint8:
-        given = np.ascontiguousarray(given.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+        given = session.from_bytes(given)
     try:
         session.check(given)
     except DataError as exc:
@@ -172,6 +179,10 @@ def _pixels(given: np.ndarray, session: Session) -> np.ndarray:
     except MismatchError as exc:
         raise Refused(400, str(exc)) from None
     return given
+
+
+def _taken(session: Session) -> str:
+    return "FP32, or UINT8 images" if session.input == "float" else "UINT8 images"
 
 
 def _id(asked: Mapping[str, Any]) -> str:
