@@ -35,6 +35,7 @@ class Session:
     input_shape: channels, height and width of one image.
     metadata: what was written into the file as `rrmsdk.NAME`, by NAME.
     ends: names of the input and the output.
+    engine: onnxruntime's session, or something with its `run`.
     fixed: images that a foreign graph takes at once, no more and no fewer; None: any number.
     input: `float`: pixels [B, C, H, W] in [0, 1]; `uint8`: bytes [B, H, W, C].
     """
@@ -193,9 +194,14 @@ def _asked(ort: ModuleType, path: Path, content: bytes, provider: Provider, sha2
     if provider != "tensorrt":
         return [_CPU] if provider == "cpu" else [_CUDA, _CPU]
     seen = _start(ort, path, content, "cpu", 1, [_CPU])  # what to build for is read off the graph
+    _signature(path, seen)
     (given,), precision = seen.get_inputs(), seen.get_modelmeta().custom_metadata_map.get(f"{PREFIX}precision", "fp32")
+    if precision not in tensorrt.FLAGS:
+        raise IntegrityError(
+            f"{path} says that it is '{precision}'; known: {', '.join(tensorrt.FLAGS)}. Export it again"
+        )
     device, version = tensorrt.first_device(), ort.__version__
-    build = tensorrt.Build(sha256, precision, device, tuple(given.shape[1:]), most, version, given.name)
+    build = tensorrt.Build(sha256, precision, device, tuple(given.shape[1:]), most, version)
     return [(tensorrt.PROVIDER, tensorrt.options(build)), _CUDA, _CPU]
 
 

@@ -24,7 +24,7 @@ HELP = (
 )
 # A typed graph says what each tensor is. TensorRT 10 builds it weakly typed here, and then refuses types whose flag is
 # not set; an fp32 graph gets no flag, or it would be built as something that was never judged.
-_FLAGS = {"fp32": {}, "fp16": {"trt_fp16_enable": "1"}, "int8": {"trt_int8_enable": "1"}}
+FLAGS = {"fp32": {}, "fp16": {"trt_fp16_enable": "1"}, "int8": {"trt_int8_enable": "1"}}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class Build:
     sizes: tuple[int, int, int]
     most: int
     onnxruntime: str
-    input: str = "pixels"
 
     @property
     def batches(self) -> tuple[int, int, int]:
@@ -77,10 +76,10 @@ def options(build: Build, cache: Path | None = None) -> dict[str, str]:
     engine, timing = (engines.folder(*parts, cache=cache) for parts in build.places)
     shape = "".join(f"x{size}" for size in build.sizes)
     profile = {
-        f"trt_profile_{which}_shapes": f"{build.input}:{batch}{shape}"
+        f"trt_profile_{which}_shapes": f"pixels:{batch}{shape}"
         for which, batch in zip(("min", "opt", "max"), build.batches, strict=True)
     }
-    return profile | _FLAGS[build.precision] | {
+    return profile | FLAGS[build.precision] | {
         "device_id": "0",
         "trt_max_workspace_size": str(WORKSPACE),
         "trt_engine_cache_enable": "1",

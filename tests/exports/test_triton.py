@@ -97,6 +97,17 @@ def test_on_a_cpu_there_is_no_accelerator(bundle: Bundle, tmp_path: Path) -> Non
     assert not config.HasField("optimization")
 
 
+def test_a_graph_of_bytes_is_asked_for_bytes_in_their_order(bundle: Bundle, tmp_path: Path) -> None:
+    with_bytes = rrmsdk.export(bundle, input="uint8", out=tmp_path / "copy", **QUICK)
+    config = parsed(write_repository(with_bytes, tmp_path / "models", target="tensorrt", input="uint8"))
+    ((given,), (accelerator,)) = (
+        config.input, config.optimization.execution_accelerators.gpu_execution_accelerator,
+    )  # fmt: skip
+    assert (given.data_type, tuple(given.dims)) == (model_config_pb2.TYPE_UINT8, (8, 8, 1))
+    assert accelerator.parameters["trt_profile_max_shapes"] == "pixels:64x8x8x1"
+    assert {one.inputs["pixels"].data_type for one in config.model_warmup} == {model_config_pb2.TYPE_UINT8}
+
+
 @pytest.mark.parametrize(("precision", "mode"), [("fp32", "FP32"), ("fp16", "FP16"), ("int8", "INT8")])
 def test_on_a_gpu_tensorrt_is_told_precision_and_all_three_shapes(
     bundle: Bundle, tmp_path: Path, precision: str, mode: str
