@@ -18,6 +18,7 @@ def export(
     model: str | Path | Bundle,
     *,
     onnx: bool = True,
+    tensorrt: bool = False,
     precision: str = "fp32",
     target: str = "cpu",
     input: str = "float",
@@ -38,6 +39,8 @@ def export(
 
     Args:
         model, out: as in `verify`.
+        tensorrt: also an engine of this machine's GPU, by torch-tensorrt (fp32 or fp16). It lies in the cache and not
+            in the bundle; after a training anew it is refitted. `rrmsdk.exports.tensorrt.open_engine` loads it.
         precision: `fp32` (model.onnx), `fp16` (model_fp16.onnx) or `int8` (model_int8.onnx).
         target: `cpu` or `tensorrt`, which takes another int8 (model_int8_tensorrt.onnx); judged on the CPU all the
             same.
@@ -64,12 +67,18 @@ def export(
     from rrmsdk import models
     from rrmsdk.attacks.pgd import pgd
     from rrmsdk.exports import Calibrating, Trial, Variant, export_onnx, variants
+    from rrmsdk.exports import tensorrt as engine
     from rrmsdk.exports.triton import write_repository
     from rrmsdk.training.log import progress
 
-    if not onnx:
-        raise MismatchError("nothing to export: onnx=True is the one format so far")
+    if not onnx and not tensorrt:
+        raise MismatchError("nothing to export: onnx=True, tensorrt=True, or both")
     variants.check(precision, target, input)
+    if tensorrt:
+        engine.check(precision, input)
+        engine.torch_tensorrt()
+    if triton is not None and not onnx:
+        raise MismatchError("a repository for Triton holds the ONNX graph: onnx=True as well, or --onnx")
     for name, number, least in (("images", images, 0), ("queries", queries, 1), ("calibration", calibration, 1)):
         if number < least:
             raise FieldError(f"{name} = {number}: {least} is the least")
@@ -88,7 +97,11 @@ def export(
             progress=lambda name, done, of: bar(done, of, name),
         )  # fmt: skip
         variant = Variant(precision, target, input, calibrating)  # type: ignore[arg-type]  (checked above)
-        exported = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
+        exported = bundle
+        if onnx:
+            exported = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial)
+        if tensorrt:
+            engine.export_engine(exported, clean, attacked, precision=precision, trial=trial)
     if triton is not None:
         write_repository(exported, Path(triton), precision=precision, target=target, input=input)
     return exported

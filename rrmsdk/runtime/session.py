@@ -35,6 +35,7 @@ class Session:
     input_shape: channels, height and width of one image.
     metadata: what was written into the file as `rrmsdk.NAME`, by NAME.
     ends: names of the input and the output.
+    engine: onnxruntime's session, or something with its `run`.
     fixed: images that a foreign graph takes at once, no more and no fewer; None: any number.
     input: `float`: pixels [B, C, H, W] in [0, 1]; `uint8`: bytes [B, H, W, C].
     """
