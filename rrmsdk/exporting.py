@@ -18,8 +18,10 @@ def export(
     model: str | Path | Bundle,
     *,
     onnx: bool = True,
+    tensorrt: bool = False,
     precision: str = "fp32",
     target: str = "cpu",
+    input: str = "float",
     data: str | DataSpec | Mapping[str, Any] | None = None,
     images: int = 200,
     queries: int = 500,
@@ -40,9 +42,13 @@ def export(
 
     Args:
         model, out: as in `verify`.
+        tensorrt: also an engine of this machine's GPU, by torch-tensorrt (fp32 or fp16). It lies in the cache and not
+            in the bundle; after a training anew it is refitted. `rrmsdk.exports.tensorrt.open_engine` loads it.
         precision: `fp32` (model.onnx), `fp16` (model_fp16.onnx) or `int8` (model_int8.onnx).
         target: `cpu` or `tensorrt`, which takes another int8 (model_int8_tensorrt.onnx); judged on the CPU all the
             same.
+        input: `float`: pixels [B, C, H, W] in [0, 1]; `uint8`: bytes [B, H, W, C] (model_input_uint8.onnx, and
+            model_fp16_input_uint8.onnx, ...).
         images: of the test split, from its start, for the attacks; 0: all.
         queries: of Square, for each image.
         margin: by how much robust accuracy may fall: 0.01 is one point, two images of 200.
@@ -64,12 +70,18 @@ def export(
     from rrmsdk import models
     from rrmsdk.attacks.pgd import pgd
     from rrmsdk.exports import Calibrating, Reference, Trial, Variant, export_onnx, variants
+    from rrmsdk.exports import tensorrt as engine
     from rrmsdk.exports.triton import write_repository
     from rrmsdk.training.log import progress
 
-    if not onnx:
-        raise MismatchError("nothing to export: onnx=True is the one format so far")
-    variants.check(precision, target)
+    if not onnx and not tensorrt:
+        raise MismatchError("nothing to export: onnx=True, tensorrt=True, or both")
+    variants.check(precision, target, input)
+    if tensorrt:
+        engine.check(precision, input)
+        engine.torch_tensorrt()
+    if triton is not None and not onnx:
+        raise MismatchError("a repository for Triton holds the ONNX graph: onnx=True as well, or --onnx")
     for name, number, least in (("images", images, 0), ("queries", queries, 1), ("calibration", calibration, 1)):
         if number < least:
             raise FieldError(f"{name} = {number}: {least} is the least")
@@ -87,10 +99,14 @@ def export(
             found, bundle.card.threat, images=images, queries=queries, margin=margin, seed=seed,
             progress=lambda name, done, of: bar(done, of, name),
         )  # fmt: skip
-        variant = Variant(precision, target, calibrating)  # type: ignore[arg-type]  (checked above)
-        exported = export_onnx(
-            bundle, network, clean, attacked, variant=variant, trial=trial, reference=Reference(found, seed)
-        )
+        variant = Variant(precision, target, input, calibrating)  # type: ignore[arg-type]  (checked above)
+        exported = bundle
+        if onnx:
+            exported = export_onnx(
+                bundle, network, clean, attacked, variant=variant, trial=trial, reference=Reference(found, seed)
+            )
+        if tensorrt:
+            engine.export_engine(exported, clean, attacked, precision=precision, trial=trial)
     if triton is not None:
-        write_repository(exported, Path(triton), precision=precision, target=target)
+        write_repository(exported, Path(triton), precision=precision, target=target, input=input)
     return exported

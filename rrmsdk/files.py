@@ -40,6 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink(missing_ok=True)
 
 
+def cache() -> Path:
+    """What can be made again lies here: `$RRMSDK_CACHE`, or ~/.cache/rrmsdk."""
+    return Path(os.environ.get("RRMSDK_CACHE") or Path.home() / ".cache" / "rrmsdk")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` beside `path` and rename."""
     write_bytes(path, text.encode())

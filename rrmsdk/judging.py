@@ -54,8 +54,9 @@ def attack(
 
     Args:
         model: an `nn.Module` that takes pixels in [0, 1], where its weights lie; an `.onnx` file, its one input float
-            [batch, C, H, W] in [0, 1] and its one output logits; or `http://HOST:PORT/v2/models/NAME`, which speaks the
-            Open Inference Protocol v2. For the last, `weights_sha256` of the report is one of name and version only.
+            [batch, C, H, W] in [0, 1], or uint8 [batch, H, W, C], to whose levels pixels are rounded, and its one
+            output logits; or `http://HOST:PORT/v2/models/NAME`, which speaks the Open Inference Protocol v2. For the
+            last, `weights_sha256` of the report is one of name and version only.
         data: a name, path:DIR, a DataSpec or its fields, or a Dataset.
         attack: as in `verify`, or `square`, or `replay` alone. None: `autoattack` for a module, else `square`.
         replay: a file of `verify(save_adversarial=...)`: its images are tried first, as an attack of their own.
@@ -133,12 +134,13 @@ def _session(path: Path) -> Opened:
     import torch
 
     from rrmsdk import files
+    from rrmsdk.runtime.rounding import in_unit
     from rrmsdk.runtime.session import open_session
     from rrmsdk.verification.blackbox import BlackBox
     from rrmsdk.verification.provenance import version
 
     session = open_session(path, threads=torch.get_num_threads(), foreign=True)
-    return Opened(BlackBox(session, {"onnxruntime": version("onnxruntime")}), path.name, files.sha256(path))
+    return Opened(BlackBox(in_unit(session), {"onnxruntime": version("onnxruntime")}), path.name, files.sha256(path))
 
 
 def _strongest(network: nn.Module) -> str:

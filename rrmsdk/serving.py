@@ -31,8 +31,9 @@ def serve(model: str | Path | Bundle | None = None, **options: Any) -> None:
 
     With `grpc_port` the protocol is spoken over gRPC too.
 
-    The bundle needs `onnx/model.onnx`, as `rrmsdk.export` leaves it. It is checked and tried before anything is
-    answered: hashes, the signature where RRMSDK_TRUST names keys, the graph's operators, the same logits at any batch.
+    The bundle needs the graph of that precision and input, as `rrmsdk.export` leaves it. It is checked and tried before
+    anything is answered: hashes, the signature where RRMSDK_TRUST names keys, the graph's operators, the same logits in
+    any batch and row, and on a GPU those of the CPU.
 
     Args:
         model: a bundle or a reference to one; None: one of `models` answers.
@@ -79,7 +80,8 @@ def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
             "(made by: openssl rand -hex 16 > FILE), or --insecure where something else keeps them out"
         )
     first = None if model is None else opened(model).path
-    store = Store(first, models, Opening(wanted.provider, wanted.threads, wanted.max_batch, wanted.window))
+    opening = Opening(wanted.provider, wanted.threads, wanted.max_batch, wanted.window, wanted.precision, wanted.input)
+    store = Store(first, models, opening)
     source = None if wanted.watch is None or models is None else _source(wanted, store, models)
     served = store.begin() if source is None or model is not None else _begun(store, source)
     called = wanted.name or re.sub(r"[^A-Za-z0-9_.-]", "-", served.bundle.card.name)[:64]

@@ -30,6 +30,26 @@ def make_served(folder: Path, *, seed: int = 0, size: int = 8, **fields: Any) ->
     return with_parity(made)
 
 
+def with_bytes(made: Bundle) -> Bundle:
+    """The bundle with a second graph in it, which takes bytes."""
+    name, known = bundles.exported("fp32", input="uint8")
+    model = onnx.load(made.onnx)
+    begun = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["planes", "levels"], ["unit"]),
+    ]
+    model.graph.node[0].input[0] = "unit"
+    for at, node in enumerate(begun):
+        model.graph.node.insert(at, node)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "levels"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 8, 8, 1]))
+    files.write_bytes(made.path / name, model.SerializeToString())
+    about = {"onnx_sha256": files.sha256(made.path / name), "weights_sha256": made.card.files[bundles.WEIGHTS]}
+    value.write(ExportParity(**about, input="uint8", clean=CHECKED, attacked=CHECKED, versions={}), made.path / known)
+    return bundles.seal(made.path, made.card)
+
+
 def with_parity(made: Bundle, **changes: str) -> Bundle:
     """The bundle sealed again, with a parity check of what lies in it, or of what `changes` say."""
     about = {"onnx_sha256": files.sha256(made.onnx), "weights_sha256": made.card.files[bundles.WEIGHTS]} | changes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -159,8 +159,12 @@ def verify(
 def export(
     model: Model,
     onnx: Annotated[bool, typer.Option("--onnx", help="One self-contained ONNX file with a dynamic batch.")] = False,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="An engine of this machine's GPU, by torch-tensorrt, in the cache.")
+    ] = False,
     precision: Annotated[str, typer.Option("--precision", "-p", help="fp32, fp16 or int8.")] = "fp32",
     target: Annotated[str, typer.Option(help="cpu or tensorrt, which takes an int8 of its own.")] = "cpu",
+    input: Annotated[str, typer.Option(help="float, or uint8: bytes [B, H, W, C] as an image is decoded.")] = "float",
     data: Data = None,
     images: Annotated[
         int, typer.Option("--images", "-n", help="Of the test split, from its start, to attack; 0: all.")
@@ -177,22 +181,36 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Export MODEL, if the graph computes what the network does and withstands what it withstands."""
-    if not onnx:
-        raise FieldError("say what to export to: rrmsdk export MODEL --onnx")
+    if not onnx and not tensorrt:
+        raise FieldError("say what to export to: rrmsdk export MODEL --onnx, or --tensorrt")
     bundle = rrmsdk.export(
-        model, precision=precision, target=target, data=data, images=images, queries=queries, margin=margin,
-        calibration=calibration, seed=seed, triton=triton, out=out, quiet=quiet or as_json,
+        model, onnx=onnx, tensorrt=tensorrt, precision=precision, target=target, input=input, data=data,
+        images=images, queries=queries, margin=margin, calibration=calibration, seed=seed, triton=triton, out=out,
+        quiet=quiet or as_json,
     )  # fmt: skip
-    graph, known = bundles.exported(precision, target)
-    parity = json.loads((bundle.path / known).read_text())
+    told: dict[str, Any] = {}
+    if onnx:
+        graph, known = bundles.exported(precision, target, input)
+        told |= {"onnx": str(bundle.path / graph), "parity": json.loads((bundle.path / known).read_text())}
+    if tensorrt:
+        from rrmsdk.exports.tensorrt import found
+
+        engine = found(bundle, precision)
+        told |= {"engine": str(engine.path), "engine_parity": engine.record.model_dump(mode="json")}
     if as_json:
-        print_json({"onnx": str(bundle.path / graph), "parity": parity})
+        print_json(told)
         return
+    for path, parity in (("onnx", "parity"), ("engine", "engine_parity")):
+        if path in told:
+            _tell_parity(told[path], told[parity])
+
+
+def _tell_parity(path: str, parity: dict[str, Any]) -> None:
     gap = max(parity[images]["max_abs"] for images in ("clean", "attacked"))
     robust = parity["robust"]
     kept, of = (f"{robust[one]['robust']:.4f}" for one in ("graph", "network"))
     print(
-        f"{bundle.path / graph}  largest gap {gap:.2g} in a logit; robust {kept}, the network {of}, "
+        f"{path}  largest gap {gap:.2g} in a logit; robust {kept}, the network {of}, "
         f"under {robust['threat']} on {robust['images']} images"
     )
 

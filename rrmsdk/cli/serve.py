@@ -35,6 +35,8 @@ def serve(
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without tokens.")] = False,
     provider: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    precision: Annotated[str, typer.Option("--precision", "-p", help="Of the graph: fp32, fp16 or int8.")] = "fp32",
+    input: Annotated[str, typer.Option(help="Of the graph: float, or uint8 for bytes as they are decoded.")] = "float",
     threads: Annotated[int | None, typer.Option(help="On one batch. Default: as many as there are cores.")] = None,
     max_batch: Annotated[int, typer.Option(help="Images that run together, and of one request.")] = 64,
     max_queue: Annotated[int, typer.Option(help="Images that may wait; beyond, clients are answered 503.")] = 1024,
@@ -61,7 +63,7 @@ def serve(
     rrmsdk.serve(
         model, models=models, name=name, host=host, port=port, grpc_port=grpc_port, tls_cert=tls_cert,
         tls_key=tls_key, token_file=token_file, admin_token_file=admin_token_file, insecure=insecure,
-        provider=provider, threads=threads, max_batch=max_batch, max_queue=max_queue, timeout=timeout,
-        max_body=max_body, window=window, drain=drain, quiet=quiet, watch=watch, every=every, keep=keep,
-        canary=canary, shadow=shadow,
+        provider=provider, precision=precision, input=input, threads=threads, max_batch=max_batch,
+        max_queue=max_queue, timeout=timeout, max_body=max_body, window=window, drain=drain, quiet=quiet,
+        watch=watch, every=every, keep=keep, canary=canary, shadow=shadow,
     )  # fmt: skip

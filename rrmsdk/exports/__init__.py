@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,12 +21,13 @@ from rrmsdk.exports.onnx import to_onnx, traced, write
 from rrmsdk.exports.parity import check_parity
 from rrmsdk.exports.reference import Reference, write_reference
 from rrmsdk.exports.robust import Trial, check_robust
+from rrmsdk.runtime.rounding import in_unit, rounded
 from rrmsdk.runtime.session import open_session
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Card
-from rrmsdk.schema.parity import Calibration, ExportParity, Parity, RobustParity
+from rrmsdk.schema.parity import Calibration, ExportParity, Input, Parity, Precision, RobustParity
 from rrmsdk.verification import provenance
 
 __all__ = [
@@ -55,11 +57,13 @@ class Calibrating:
 class Variant:
     """Which graph of the network.
 
+    input: `float`: pixels [B, C, H, W] in [0, 1]; `uint8`: bytes [B, H, W, C].
     calibrating: what decides the ranges of an int8 graph, which cannot be made without.
     """
 
-    precision: variants.Precision = "fp32"
+    precision: Precision = "fp32"
     target: variants.Target = "cpu"
+    input: Input = "float"
     calibrating: Calibrating | None = None
 
 
@@ -94,7 +98,7 @@ def export_onnx(
     stored = models.from_bundle(bundle)
     if model.config != stored.config:
         raise MismatchError(f"the network to export is {model.config}, the bundle {bundle.path} holds {stored.config}")
-    onnx, parity = bundles.exported(variant.precision, variant.target)
+    onnx, parity = bundles.exported(variant.precision, variant.target, variant.input)
     try:
         with tempfile.TemporaryDirectory(prefix=".onnx.", suffix=".part", dir=bundle.path) as stage:
             made = Path(stage)
@@ -115,15 +119,15 @@ def export_onnx(
         raise SaveError(f"cannot export into {bundle.path}: {exc.strerror or exc}. It is as it was.") from exc
 
 
-def _graph(model: models.Classifier, variant: Variant, pixels: Float[Tensor, "N C H W"]):
+def _graph(model: models.Classifier, variant: Variant, pixels: Float[Tensor, "N C H W"]) -> Any:
     proto = traced(model)
     if variant.precision == "fp16":
         variants.fits_fp16(proto, pixels.numpy())
-        return variants.to_fp16(proto)
-    if variant.precision == "int8":
+        proto = variants.to_fp16(proto)
+    elif variant.precision == "int8":
         assert variant.calibrating is not None
-        return variants.to_int8(proto, variant.calibrating.pixels().numpy(), variant.target)
-    return proto
+        proto = variants.to_int8(proto, variant.calibrating.pixels().numpy(), variant.target)
+    return variants.to_uint8(proto) if variant.input == "uint8" else proto
 
 
 def describe(card: Card, variant: Variant = Variant()) -> dict[str, str]:
@@ -145,7 +149,7 @@ def describe(card: Card, variant: Variant = Variant()) -> dict[str, str]:
         "weights_sha256": card.files[bundles.WEIGHTS],
         "classes": str(card.model.classes),
         "labels": json.dumps(card.data.labels),
-        "input_range": "[0, 1]",
+        "input_range": "[0, 1]" if variant.input == "float" else "[0, 255]",
         "normaliser": "inside",
         "precision": variant.precision,
         "threat": str(card.threat),
@@ -162,10 +166,13 @@ def _compare(
     variant: Variant,
     trial: Trial | None,
 ) -> ExportParity:
-    session, weights = open_session(onnx, threads=torch.get_num_threads()), card.files[bundles.WEIGHTS]
+    session, weights = in_unit(open_session(onnx, threads=torch.get_num_threads())), card.files[bundles.WEIGHTS]
+    if variant.input == "uint8":  # the network is asked about the very pixels that the graph sees
+        clean, attacked = (torch.from_numpy(rounded(one.numpy())) for one in (clean, attacked))
     atol = 1e-5 if variant.precision == "fp32" else None
     return ExportParity(
         precision=variant.precision,
+        input=variant.input,
         onnx_sha256=files.sha256(onnx),
         weights_sha256=weights,
         calibration=None if variant.calibrating is None else variant.calibrating.told(),

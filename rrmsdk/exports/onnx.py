@@ -133,7 +133,7 @@ def _check(proto: Any) -> None:
     for end in (*proto.graph.input, *proto.graph.output):
         if not end.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f"the graph has a fixed batch at '{end.name}': forward must take any number of images")
-    for node in _nodes(proto.graph):
+    for node in nodes(proto.graph):
         if RANDOM.fullmatch(node.op_type):
             raise ExportError(
                 f"the graph draws random numbers in eval mode: {node.op_type} '{node.name}'. "
@@ -145,9 +145,10 @@ def _check(proto: Any) -> None:
         raise ExportError(f"the exporter wrote an invalid graph: {exc}") from exc
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes(graph: Any) -> Iterator[Any]:
+    """Of a graph and of those inside its nodes."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in (*attribute.graphs, attribute.g):
-                yield from _nodes(inner)
+                yield from nodes(inner)

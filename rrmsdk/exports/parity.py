@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rrmsdk.errors import ParityError
+from rrmsdk.runtime.rounding import Rounding
 from rrmsdk.runtime.session import Session
 from rrmsdk.schema.parity import Parity
 
 
 def check_parity(
     model: nn.Module,
-    session: Session,
+    session: Session | Rounding,
     pixels: Float[Tensor, "N C H W"],
     *,
     batches: tuple[int, ...] = (1, 7, 64),

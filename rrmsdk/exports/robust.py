@@ -15,6 +15,7 @@ from rrmsdk.attacks.losses import margin
 from rrmsdk.attacks.pgd import pgd
 from rrmsdk.data import Dataset, to_unit
 from rrmsdk.errors import ParityError
+from rrmsdk.runtime.rounding import Rounding
 from rrmsdk.runtime.session import Session
 from rrmsdk.schema.parity import Judged, RobustParity
 from rrmsdk.schema.recipe import VerifySpec
@@ -48,11 +49,12 @@ class Trial:
     progress: Progress | None = None
 
 
-def check_robust(network: nn.Module, weights_sha256: str, session: Session, trial: Trial) -> RobustParity:
+def check_robust(network: nn.Module, weights_sha256: str, session: Session | Rounding, trial: Trial) -> RobustParity:
     """Attack both, and compare what is left standing.
 
     The network is attacked by AutoPGD with all its gradients. What that finds lies just behind the border, where
     rounding decides, so PGD climbs further from there; the images go to both, and Square then asks each of them alone.
+    A graph of bytes is given them rounded to 8 bits, as whoever sends it an image would have to.
 
     Raises:
         ParityError: robust accuracy of the graph is lower than the network's by more than the margin.

@@ -20,7 +20,13 @@ _PRECISION_MODE = {"fp32": "FP32", "fp16": "FP16", "int8": "INT8"}
 
 
 def write_repository(
-    bundle: Bundle, folder: Path, *, precision: str = "fp32", target: str = "cpu", max_batch: int = 64
+    bundle: Bundle,
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    target: str = "cpu",
+    input: str = "float",
+    max_batch: int = 64,
 ) -> Path:
     """A graph of the bundle as the newest version of a model in the repository `folder`; gives back the model's folder.
 
@@ -34,11 +40,11 @@ def write_repository(
     """
     if max_batch < 1:
         raise FieldError(f"max_batch = {max_batch}: 1 is the least")
-    graph = bundle.path / bundles.exported(precision, target)[0]
+    graph = bundle.path / bundles.exported(precision, target, input)[0]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", bundle.card.name)
     model = Path(folder) / name
     labels = "".join(f"{label}\n" for label in bundle.card.data.labels)
-    config = _config(bundle, name, precision, target, max_batch)
+    config = _config(bundle, name, precision, target, input, max_batch)
     _same_ends(model, config, labels)
     try:
         files.write_text(model / LABELS, labels)
@@ -81,16 +87,20 @@ def _same_ends(model: Path, config: str, labels: str) -> None:
             raise MismatchError(f"{what}: the model in {model} has {there}, this one {here}. Choose another folder")
 
 
-def _config(bundle: Bundle, name: str, precision: str, target: str, max_batch: int) -> str:
+def _config(bundle: Bundle, name: str, precision: str, target: str, input: str, max_batch: int) -> str:
     """The batch is no part of `dims`. Requests wait for no more than 100 microseconds to share a batch."""
     model = bundle.card.model
-    image = f"{model.channels}, {model.input_size}, {model.input_size}"
-    warm = "".join(_warm_up(batch, image) for batch in sorted({1, max_batch}))
+    size = model.input_size
+    sizes, kind = (model.channels, size, size), "FP32"
+    if input == "uint8":
+        sizes, kind = (size, size, model.channels), "UINT8"
+    image = ", ".join(map(str, sizes))
+    warm = "".join(_warm_up(batch, image, kind) for batch in sorted({1, max_batch}))
     return f"""name: "{name}"
 backend: "onnxruntime"
 default_model_filename: "{GRAPH}"
 max_batch_size: {max_batch}
-input [ {{ name: "pixels" data_type: TYPE_FP32 dims: [ {image} ] }} ]
+input [ {{ name: "pixels" data_type: TYPE_{kind} dims: [ {image} ] }} ]
 output [ {{ name: "logits" data_type: TYPE_FP32 dims: [ {model.classes} ] label_filename: "{LABELS}" }} ]
 version_policy {{ latest {{ num_versions: 2 }} }}
 dynamic_batching {{
@@ -102,25 +112,25 @@ dynamic_batching {{
     max_queue_size: {16 * max_batch}
   }}
 }}
-{_where(model.channels, model.input_size, precision, target, max_batch)}{warm}"""
+{_where(sizes, precision, target, max_batch)}{warm}"""
 
 
-def _warm_up(batch: int, image: str) -> str:
+def _warm_up(batch: int, image: str, kind: str) -> str:
     return f"""model_warmup [ {{
   name: "batch of {batch}"
   batch_size: {batch}
-  inputs {{ key: "pixels" value {{ data_type: TYPE_FP32 dims: [ {image} ] zero_data: true }} }}
+  inputs {{ key: "pixels" value {{ data_type: TYPE_{kind} dims: [ {image} ] zero_data: true }} }}
 }} ]
 """
 
 
-def _where(channels: int, size: int, precision: str, target: str, max_batch: int) -> str:
+def _where(sizes: tuple[int, ...], precision: str, target: str, max_batch: int) -> str:
     """No engine cache: Triton gives all versions one folder for it, and onnxruntime names an engine by the graph and
     not by its weights, so that one version could run another's. Profiles, or each new batch size would build anew.
     """
     if target == "cpu":
         return "instance_group [ { kind: KIND_CPU count: 1 } ]\n"
-    shape = f"x{channels}x{size}x{size}"
+    shape = "".join(f"x{size}" for size in sizes)
     settings = {
         "precision_mode": _PRECISION_MODE[precision],
         "max_workspace_size_bytes": str(_WORKSPACE),

@@ -1,4 +1,4 @@
-"""Smaller graphs of the same network: half precision, and 8-bit integers."""
+"""Other graphs of the same network: half precision, 8-bit integers, and bytes for pixels."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from typing import Any, Literal
 import numpy as np
 
 from rrmsdk.errors import ExportError, FieldError, MissingExtraError, ParityError, did_you_mean
+from rrmsdk.exports.onnx import nodes
 from rrmsdk.runtime.session import no_telemetry
 
-Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["cpu", "tensorrt"]
-PRECISIONS, TARGETS = ("fp32", "fp16", "int8"), ("cpu", "tensorrt")
+PRECISIONS, TARGETS, INPUTS = ("fp32", "fp16", "int8"), ("cpu", "tensorrt"), ("float", "uint8")
 FP16_MAX = 65504
 
 _CALIBRATED_AT_ONCE = 32  # images; the ranges of all activations are asked for, so a batch costs more than to predict
 
 
-def check(precision: str, target: str) -> None:
-    """Raises FieldError: no such precision, or no such target."""
-    for what, given, known in (("precision", precision, PRECISIONS), ("target", target, TARGETS)):
+def check(precision: str, target: str, input: str) -> None:
+    """Raises FieldError: no such precision, target or input."""
+    for what, given, known in (
+        ("precision", precision, PRECISIONS),
+        ("target", target, TARGETS),
+        ("input", input, INPUTS),
+    ):
         if given not in known:
             raise FieldError(f"{what} = '{given}' is unknown.{did_you_mean(given, known)} Known: {', '.join(known)}")
 
@@ -128,6 +132,33 @@ def to_int8(proto: Any, calibration: np.ndarray, target: str) -> Any:
             return onnx.load(made)
     except Exception as exc:  # the tools share no base class
         raise ExportError(f"onnxruntime cannot quantise the graph: {type(exc).__name__}: {exc}") from exc
+
+
+def to_uint8(proto: Any) -> Any:
+    """A copy that takes uint8 pixels [batch, H, W, C], as an image is decoded, and divides them by 255 itself.
+
+    What follows is the graph that was given, node by node, so bytes get the logits of the same pixels in [0, 1].
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    made = _copy(onnx, proto)
+    (given,) = made.graph.input
+    batch, channels, height, width = given.type.tensor_type.shape.dim
+    before = [
+        helper.make_node("Cast", [given.name], ["bytes_as_float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["bytes_as_float"], ["bytes_as_planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["bytes_as_planes", "byte_levels"], ["unit_pixels"]),
+    ]
+    for node in nodes(made.graph):
+        node.input[:] = ["unit_pixels" if name == given.name else name for name in node.input]
+    after = list(made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend([*before, *after])
+    made.graph.initializer.append(helper.make_tensor("byte_levels", TensorProto.FLOAT, [], [255.0]))
+    sizes = [batch.dim_param, height.dim_value, width.dim_value, channels.dim_value]
+    given.CopyFrom(helper.make_tensor_value_info(given.name, TensorProto.UINT8, sizes))
+    return made
 
 
 def _copy(onnx: Any, proto: Any) -> Any:

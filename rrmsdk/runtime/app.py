@@ -186,7 +186,7 @@ async def predict(request: Request) -> Response:
     async with service.decoding:
         pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
     served = service.choose(service.name, None, request.scope["request_id"])
-    answer = await service.infer(served, pixels, request.receive, None)
+    answer = await service.infer(served, served.session.from_bytes(pixels), request.receive, None)
     request.scope["answer"] = served.version, answer
     probabilities = softmax(answer.logits.astype(np.float64))
     (margin,), (shares,) = margins(probabilities), probabilities

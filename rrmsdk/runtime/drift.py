@@ -126,7 +126,10 @@ def _pooled(expected: Expected) -> Histogram:
 
 
 def means(pixels: np.ndarray) -> np.ndarray:
-    """[B, C] of pixels [B, C, H, W]."""
+    """[B, C] in [0, 1], of pixels [B, C, H, W], or of bytes [B, H, W, C]."""
+    if pixels.dtype == np.uint8:
+        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return planes.reshape(*planes.shape[:2], -1).mean(axis=2) / 255
     return pixels.reshape(*pixels.shape[:2], -1).mean(axis=2)
 
 

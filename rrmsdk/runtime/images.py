@@ -13,7 +13,7 @@ MOST_PIXELS = 16_000_000  # 48 MB once decoded
 
 
 def pixels(encoded: bytes, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """float32 [1, C, H, W] in [0, 1], and the file's own width and height.
+    """uint8 [1, H, W, C], and the file's own width and height.
 
     An image of another size than the network's is cut to its proportions around the middle, and resized.
 
@@ -40,8 +40,7 @@ def pixels(encoded: bytes, shape: tuple[int, int, int]) -> tuple[np.ndarray, tup
     size = image.size
     if size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    flat = np.asarray(image, np.uint8).reshape(height, width, channels)
-    return np.ascontiguousarray(flat.transpose(2, 0, 1)[None]).astype(np.float32) / np.float32(255), size
+    return np.asarray(image, np.uint8).reshape(1, height, width, channels), size
 
 
 def _too_many() -> Refused:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
+from rrmsdk.runtime import tensors
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.service import Service
-from rrmsdk.runtime.tensors import LONGEST_ID
 from rrmsdk.runtime.v2 import LENGTH
 
 LARGEST_EXAMPLE = 4096  # numbers of an image that is still written out
@@ -80,7 +80,7 @@ def page(service: Service) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": _schemas(),
+            "schemas": _schemas(_datatypes(service)),
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "admin": {"type": "http", "scheme": "bearer", "description": "Of those who may change versions."},
@@ -151,6 +151,14 @@ def _example(service: Service) -> dict[str, Any] | None:
     return {"id": "1", "inputs": [grey | {"data": [127] * prod(session.input_shape)}]}
 
 
+def _datatypes(service: Service) -> list[str]:
+    """That the model takes; all where nothing is loaded."""
+    try:
+        return list(tensors.taken(service.store.find(None).session))
+    except Refused:
+        return list(tensors.BYTES)
+
+
 def _ref(name: str) -> _Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -163,7 +171,8 @@ def _array(items: _Schema) -> _Schema:
     return {"type": "array", "items": items}
 
 
-def _schemas() -> dict[str, _Schema]:
+def _schemas(datatypes: list[str]) -> dict[str, _Schema]:
+    """datatypes: that may come in."""
     text, yes, number, count = ({"type": kind} for kind in ("string", "boolean", "number", "integer"))
     shape, spent = _array(count), _object({"count": count, "ns": count})
     tensor = _object({"name": text, "datatype": text, "shape": shape})
@@ -172,7 +181,7 @@ def _schemas() -> dict[str, _Schema]:
     output = {"name": text, "parameters": _object(wanted, *wanted)}
     settings = {"timeout": {"type": "integer", "minimum": 0}, "binary_data_output": yes}
     given = {
-        "name": text, "datatype": {"enum": ["FP32", "UINT8"]}, "data": {"type": "array"},
+        "name": text, "datatype": {"enum": datatypes}, "data": {"type": "array"},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
         "parameters": _object({"binary_data_size": count}, "binary_data_size"),
     }  # fmt: skip
@@ -198,7 +207,7 @@ def _schemas() -> dict[str, _Schema]:
             "batch_stats": _array({"type": "object"}),
         }))}),
         "Infer": _object({
-            "id": text | {"maxLength": LONGEST_ID},
+            "id": text | {"maxLength": tensors.LONGEST_ID},
             "inputs": _array(_object(given, "data", "parameters")) | {"minItems": 1, "maxItems": 1},
             "outputs": _array(_object(output, "parameters")),
             "parameters": _object(settings, *settings),

@@ -148,7 +148,7 @@ def told_metadata(service: Service, served: Served) -> dict[str, Any]:
         "name": service.name,
         "versions": [one.version for one in service.store.named],
         "platform": PLATFORM,
-        "inputs": [{"name": given, "datatype": "FP32", "shape": [-1, *session.input_shape]}],
+        "inputs": [{"name": given, "datatype": session.datatype, "shape": [-1, *session.sizes]}],
         "outputs": [{"name": asked, "datatype": "FP32", "shape": [-1, session.classes]}],
     }
 
@@ -161,7 +161,7 @@ def told_config(service: Service, served: Served) -> dict[str, Any]:
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "max_batch_size": service.limits.batch,
-        "input": [{"name": given, "data_type": "TYPE_FP32", "dims": session.input_shape}],
+        "input": [{"name": given, "data_type": f"TYPE_{session.datatype}", "dims": session.sizes}],
         "output": [{"name": asked, "data_type": "TYPE_FP32", "dims": [session.classes]}],
         "dynamic_batching": {"default_queue_policy": {"max_queue_size": service.limits.queue}},
         "parameters": {"sha256": {"string_value": served.sha256}},

@@ -67,12 +67,24 @@ def answered(asked: Asked, logits: np.ndarray, name: str, labels: Sequence[str])
     return Tensor(name, list(order.shape), texts)
 
 
+def taken(session: Session) -> tuple[str, ...]:
+    """The datatypes that may come in: bytes for any graph."""
+    return ("FP32", "UINT8") if session.input == "float" else ("UINT8",)
+
+
 def checked_type(name: Any, datatype: Any, session: Session) -> str:
     wanted = session.ends[0]
     if name != wanted:
         raise Refused(400, f"the input is called {shown(name)}, this model's is called '{wanted}'")
     if not isinstance(datatype, str) or datatype not in BYTES:
-        raise Refused(400, f"the datatype is {shown(datatype)}; this model takes FP32, or UINT8 images")
+        known = "FP32, or UINT8 images" if session.input == "float" else "UINT8 images"
+        raise Refused(400, f"the datatype is {shown(datatype)}; this model takes {known}")
+    if datatype not in taken(session):  # rounding floats here would answer about other pixels
+        sizes = ", ".join(map(str, session.sizes))
+        raise Refused(
+            400, f"the datatype is '{datatype}'; this model takes bytes: send UINT8 [B, {sizes}] in [0, 255]. Its "
+            f"server takes {datatype} when it is started with --input float"
+        )  # fmt: skip
     return datatype
 
 
@@ -93,9 +105,9 @@ def checked_shape(given: Any, datatype: str, session: Session, most: int) -> lis
 
 
 def checked_pixels(given: np.ndarray, session: Session) -> np.ndarray:
-    """float32 [B, C, H, W] in [0, 1], of such, or of UINT8 [B, H, W, C]."""
+    """As the graph takes them, of float32 [B, C, H, W] in [0, 1] or of UINT8 [B, H, W, C]."""
     if given.dtype == np.uint8:
-        given = np.ascontiguousarray(given.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+        given = session.from_bytes(given)
     try:
         session.check(given)
     except DataError as exc:

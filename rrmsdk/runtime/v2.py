@@ -21,9 +21,10 @@ LENGTH = "Inference-Header-Content-Length"  # bytes of the JSON, where tensors f
 
 
 def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
-    """The request in `body`, its pixels float32 [B, C, H, W] in [0, 1].
+    """The request in `body`, its pixels as the graph takes them.
 
-    One tensor is taken, named as the graph's input: FP32 [B, C, H, W] in [0, 1], or UINT8 [B, H, W, C].
+    One tensor is taken, named as the graph's input: UINT8 [B, H, W, C], or FP32 [B, C, H, W] in [0, 1] where the graph
+    takes floats.
 
     Args:
         length: the header `LENGTH`; None: there was none, all of the body is JSON.

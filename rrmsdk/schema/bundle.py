@@ -25,8 +25,10 @@ CARD, CONFIG, WEIGHTS, REPORT, README, RECIPE = (
 ONNX, PARITY = "onnx/model.onnx", "onnx/parity.json"
 # What a server compares itself with, before it answers and while it does.
 GOLDEN, EXPECTED = "onnx/golden.safetensors", "onnx/serving.json"
-# Smaller graphs beside it and what is known of each. `fp16` and `int8` are named as transformers.js names its dtypes.
-VARIANTS = {name: (f"onnx/model_{name}.onnx", f"onnx/parity_{name}.json") for name in ("fp16", "int8", "int8_tensorrt")}
+# Other graphs beside it and what is known of each. `fp16` and `int8` are named as transformers.js names its dtypes.
+_PRECISIONS = ("fp16", "int8", "int8_tensorrt")
+_KINDS = (*_PRECISIONS, "input_uint8", *(f"{name}_input_uint8" for name in _PRECISIONS))
+VARIANTS = {name: (f"onnx/model_{name}.onnx", f"onnx/parity_{name}.json") for name in _KINDS}
 CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.json"
 RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 EPOCHS = "epochs"  # bundles of the same run, stopped earlier, each in a folder named by its epoch; no part of this one
@@ -93,11 +95,12 @@ class Bundle(Value):
         return rrmsdk.push(self, repo, **settings)
 
 
-def exported(precision: str, target: str = "cpu") -> tuple[str, str]:
+def exported(precision: str, target: str = "cpu", input: str = "float") -> tuple[str, str]:
     """Names of a graph and of what is known of it. The target matters to int8 alone."""
-    if precision == "fp32":
-        return ONNX, PARITY
-    return VARIANTS["int8_tensorrt" if (precision, target) == ("int8", "tensorrt") else precision]
+    kind = "int8_tensorrt" if (precision, target) == ("int8", "tensorrt") else precision
+    if input == "float":
+        return (ONNX, PARITY) if kind == "fp32" else VARIANTS[kind]
+    return VARIANTS["input_uint8" if kind == "fp32" else f"{kind}_input_uint8"]
 
 
 def is_bundle(path: Path) -> bool:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rrmsdk.schema.report import Share
 from rrmsdk.schema.value import Value
+
+# Which graph of a network.
+Precision = Literal["fp32", "fp16", "int8"]
+Input = Literal["float", "uint8"]
 
 
 class Parity(Value):
@@ -68,12 +74,14 @@ class Calibration(Value):
 class ExportParity(Value):
     """What `onnx/parity.json` holds: which file, checked against which weights, on what.
 
+    input: what the graph takes; of `uint8`, both were asked about pixels that a byte can say.
     calibration: which train images decided the ranges of an int8 graph.
     robust: None in files of before it was measured.
     hardware: on which the graph ran; int8 saturates where a processor has no instructions for it.
     """
 
     precision: str = "fp32"
+    input: Input = "float"
     onnx_sha256: str
     weights_sha256: str
     calibration: Calibration | None = None

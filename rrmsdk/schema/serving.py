@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rrmsdk.schema.parity import Input, Precision
 from rrmsdk.schema.value import Value
 
 Count = Annotated[int, Field(ge=1)]
@@ -22,6 +23,7 @@ class Serving(Value):
     token_file: tokens, one a line, one of which clients have to show. The file may change meanwhile.
     admin_token_file: the same for those who may change which version answers; None: nobody may.
     insecure: listen beyond this machine without tokens.
+    precision, input: which graph of the bundle answers, as in `export`; UINT8 tensors are taken by both inputs.
     threads: that work on one batch; None: as many as there are cores.
     max_batch, max_queue: images; a request has at most `max_batch`, and is answered 503 where the queue is full.
     timeout: seconds after which a request is answered 504.
@@ -48,6 +50,8 @@ class Serving(Value):
     admin_token_file: Path | None = None
     insecure: bool = False
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    precision: Precision = "fp32"
+    input: Input = "float"
     threads: Count | None = None
     max_batch: Count = 64
     max_queue: Count = 1024

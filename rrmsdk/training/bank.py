@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from rrmsdk import methods
+from rrmsdk import files, methods
 from rrmsdk.data import Split
 from rrmsdk.errors import DataError, FieldError, IntegrityError, MismatchError, SaveError
 from rrmsdk.methods.batch import Banked
@@ -117,8 +116,7 @@ def _place(spec: BankSpec, key: BankKey) -> Path:
     """The folder that is named, or one of its own in the cache."""
     if spec.folder is not None:
         return Path(spec.folder)
-    cache = Path(os.environ.get("RRMSDK_CACHE") or Path.home() / ".cache" / "rrmsdk")
-    return cache / "banks" / key.name
+    return files.cache() / "banks" / key.name
 
 
 def _same(folder: Path, key: BankKey, *, named: bool) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rrmsdk.errors import MismatchError
 from rrmsdk.runtime.endpoint import Endpoint
+from rrmsdk.runtime.rounding import Rounding
 from rrmsdk.runtime.session import Session
 
 
@@ -19,7 +20,7 @@ class BlackBox(nn.Module):
     versions: of what answers, for the report.
     """
 
-    def __init__(self, asked: Session | Endpoint, versions: Mapping[str, str]) -> None:
+    def __init__(self, asked: Session | Rounding | Endpoint, versions: Mapping[str, str]) -> None:
         super().__init__()
         self.asked, self.versions = asked, dict(versions)
         self.eval()  # there is no other mode

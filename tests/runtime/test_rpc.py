@@ -17,7 +17,14 @@ import tritonclient.http
 from google.protobuf import descriptor
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2, service_pb2_grpc
+from tritonclient.grpc import (
+    InferenceServerClient,
+    InferInput,
+    InferRequestedOutput,
+    model_config_pb2,
+    service_pb2,
+    service_pb2_grpc,
+)  # fmt: skip
 from tritonclient.utils import InferenceServerException
 
 from rrmsdk.runtime import messages, server
@@ -25,7 +32,7 @@ from rrmsdk.runtime.service import Service
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
 from tests.runtime.test_app_busy import GatedEngine
-from tests.served import make_served, some_digits
+from tests.served import make_served, some_digits, with_bytes
 
 ADMIN = {"authorization": "Bearer admin-token-of-the-tests"}
 
@@ -155,6 +162,37 @@ def test_images_as_bytes_are_read(served: Served, client: InferenceServerClient,
         told = served.stub().ModelInfer(plain(image))
         logits = np.array(told.outputs[0].contents.fp32_contents, np.float32).reshape(2, 10)
     np.testing.assert_array_equal(logits, wanted)
+
+
+@pytest.fixture(scope="module")
+def of_bytes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The model `digits`, of a graph that takes bytes."""
+    bundle = with_bytes(make_served(tmp_path_factory.mktemp("bytes") / "b"))
+    with serving(prepared(bundle, Serving(name="digits", input="uint8", threads=1, max_batch=8))) as running:
+        yield running
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_graph_of_bytes_is_given_the_bytes(of_bytes: Served, raw: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
+    asked = plain(image)
+    if raw:
+        asked.inputs[0].ClearField("contents")
+        asked.raw_input_contents.append(image.tobytes())
+    told = of_bytes.stub().ModelInfer(asked)
+    logits = np.frombuffer(told.raw_output_contents[0], "<f4") if raw else told.outputs[0].contents.fp32_contents
+    np.testing.assert_array_equal(np.reshape(logits, (2, 10)), of_bytes.expected(image))
+
+
+def test_a_graph_of_bytes_says_so_and_refuses_floats(of_bytes: Served) -> None:
+    (told,) = of_bytes.stub().ModelMetadata(service_pb2.ModelMetadataRequest(name="digits")).inputs
+    assert (told.datatype, list(told.shape)) == ("UINT8", [-1, 8, 8, 1])
+    (told,) = of_bytes.stub().ModelConfig(service_pb2.ModelConfigRequest(name="digits")).config.input
+    assert (model_config_pb2.DataType.Name(told.data_type), list(told.dims)) == ("TYPE_UINT8", [8, 8, 1])
+    assert refused(of_bytes.stub().ModelInfer, plain(some_digits(1))) == (
+        "INVALID_ARGUMENT", "the datatype is 'FP32'; this model takes bytes: send UINT8 [B, 8, 8, 1] in [0, 255]. Its "
+        "server takes FP32 when it is started with --input float",
+    )  # fmt: skip
 
 
 def test_classes_are_told_instead_of_logits(served: Served, client: InferenceServerClient) -> None:
