@@ -10,18 +10,24 @@ INSTALLED_FROM := pyproject.toml constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 export PYTHONFAULTHANDLER := 1
 
-.PHONY: help quickstart test test-slow test-gpu test-hub-1 test-peers peers-serve lint types proto wheel check clean
+.PHONY: help quickstart loop test test-slow test-nightly test-gpu test-hub-1 test-peers peers-serve lint types proto wheel check clean
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 quickstart: $(VENV)/.run  ## transfer, attack, export and check a student on the embedded default; leaves runs/quickstart
 	$(BIN)/rrmsdk quickstart --out runs/quickstart
 
+loop: $(VENV)/.test  ## serve, retrain, promote, stop what is bad, roll back: the whole loop on digits, in minutes
+	$(BIN)/python -m benchmarks.loop
+
 test: $(VENV)/.test  ## the quick tests
 	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
-	$(PYTEST) -m 'slow and not gpu and not peers'
+	$(PYTEST) -m 'slow and not gpu and not peers and not nightly'
+
+test-nightly: $(VENV)/.test  ## what takes longest: a thousand kills, the loop, the container built step by step
+	$(PYTEST) -m nightly
 
 test-gpu: $(VENV)/.test  ## the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu

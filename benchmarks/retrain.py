@@ -38,6 +38,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--weeks", type=int, default=10_000, help="of promotions: challengers of each kind")
     parser.add_argument("--images", type=int, default=10_000, help="of promotions: that the gate of the weeks looks at")
+    parser.add_argument(
+        "--edge-images",
+        type=int,
+        nargs="+",
+        default=[1000, 3000, 10_000],
+        help="of promotions: at the edge of a margin",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ def serve(model: str | Path | Bundle | None = None, **options: Any) -> None:
 def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
     """What `serve` serves, loaded and tried. Errors are those of `serve`."""
     import rrmsdk
-    from rrmsdk.runtime.access import Access, open_tokens
+    from rrmsdk.runtime.access import Access, loopback, open_tokens
     from rrmsdk.runtime.served import Opening
     from rrmsdk.runtime.service import Limits, Service
     from rrmsdk.runtime.store import Store
@@ -74,7 +73,7 @@ def prepared(model: str | Path | Bundle | None, wanted: Serving) -> Service:
     if model is None and models is None:
         raise FieldError("name what to serve: a bundle (rrmsdk serve runs/r50), a folder of versions (--models DIR)")
     tokens, admin = (None if at is None else open_tokens(at) for at in (wanted.token_file, wanted.admin_token_file))
-    if tokens is None and not wanted.insecure and not _loopback(wanted.host):
+    if tokens is None and not wanted.insecure and not loopback(wanted.host):
         raise FieldError(
             f"host {wanted.host} is open to others, and no token is asked for. Give --token-file FILE "
             "(made by: openssl rand -hex 16 > FILE), or --insecure where something else keeps them out"
@@ -114,7 +113,7 @@ def _source(wanted: Serving, store: Store, models: Path) -> Source:
     """Where new versions come from. Raises RefError, MismatchError, SaveError."""
     from rrmsdk.runtime.source import Folder
 
-    if not _on_hub(str(wanted.watch)):
+    if wanted.watch is None or not _on_hub(wanted.watch):
         return Folder(store, models)
     from huggingface_hub.utils import disable_progress_bars
 
@@ -156,7 +155,7 @@ def _begin_trials(service: Service, wanted: Serving) -> None:
         if wanted.shadow is not None:
             service.try_shadow(service.store.begin_beside("shadow", wanted.shadow))
     except Refused as exc:
-        raise DataError(f"no trial: {exc.says}") from exc
+        raise DataError(f"no trial: {exc.__cause__ or exc.says}") from exc
 
 
 def _canary(text: str) -> tuple[str, float]:
@@ -169,13 +168,6 @@ def _canary(text: str) -> tuple[str, float]:
     if not version or not 0 < share <= 100:
         raise FieldError(f"canary = '{text}': VERSION=PERCENT is wanted, such as 8=5 for 5 % of the requests")
     return version, share
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _needs(packages: Sequence[str], extra: str, what: str) -> None:

@@ -180,6 +180,7 @@ def a_digit() -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_what_it_installs_is_small_and_without_torch(image: dockerfile.Image) -> None:
     sizes = {path: path.stat().st_size for path in image.files() if image.place("/opt") in path.parents}
     names = {path.name for path in image.place("/opt/rrmsdk").glob("lib/python*/site-packages/*")}
@@ -189,6 +190,7 @@ def test_what_it_installs_is_small_and_without_torch(image: dockerfile.Image) ->
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_it_answers_with_its_token_and_is_healthy(container: Container) -> None:
     assert container.health() == 0
     assert container.ask("/v2/health/ready", token=None) == (200, {"ready": True})
@@ -198,6 +200,7 @@ def test_it_answers_with_its_token_and_is_healthy(container: Container) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_it_runs_as_the_images_user_and_writes_nothing(image: dockerfile.Image, container: Container) -> None:
     if image.user is not None:
         assert Path(f"/proc/{container.process.pid}").stat().st_uid == int(said("USER").rest.partition(":")[0])
@@ -209,6 +212,7 @@ def test_it_runs_as_the_images_user_and_writes_nothing(image: dockerfile.Image, 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_on_sigterm_it_says_not_ready_answers_on_and_ends_well(container: Container) -> None:
     container.process.send_signal(signal.SIGTERM)
     container.until("stopping")
@@ -221,6 +225,7 @@ def test_on_sigterm_it_says_not_ready_answers_on_and_ends_well(container: Contai
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_without_its_token_it_says_how_to_make_one_and_ends(image: dockerfile.Image) -> None:
     token = image.place("/run/secrets/token").rename(image.place("/run/secrets/elsewhere"))
     try:

@@ -42,6 +42,7 @@ def test_the_same_seed_gives_the_same_prediction(tiny):
     assert _tiny().model_dump(exclude={"seconds"}) == tiny.model_dump(exclude={"seconds"})
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_probe(tiny):
     assert _tiny(seed=1).signals != tiny.signals
 
@@ -153,6 +154,7 @@ def test_the_command_line_prints_the_prediction_as_json():
     assert told["steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_says_one_sentence_and_the_signals():
     asked = f"predict -t {TEACHER} --student resnet14 -d digits --steps 2 -s train.epochs=1 -s student.width_mult=0.25"
     done = subprocess.run([sys.executable, "-m", "rrmsdk", *asked.split()], capture_output=True, text=True)

@@ -66,9 +66,9 @@ def started(*options: Any, **env: str) -> Iterator[Process]:
         process.communicate()
 
 
-def ended(*options: Any) -> tuple[int, str]:
+def ended(*options: Any, **env: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "rrmsdk", "serve", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | env)
     return done.returncode, done.stderr
 
 

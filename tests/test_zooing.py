@@ -276,6 +276,7 @@ def test_two_processes_convert_at_once(place: dict) -> None:
     assert {path.name for path in folder.iterdir()} == {CARD, "config.json", WEIGHTS}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_others_teaches(place: dict, tmp_path: Path) -> None:
     fetch(place)
     student = rrmsdk.transfer(

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, zoo
+from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, watching, zoo
 from rrmsdk.cli.app import app, overrides
 from rrmsdk.errors import BusyError, RrmError
 
@@ -23,6 +23,7 @@ __all__ = [
     "serve",
     "signing",
     "study",
+    "watching",
     "zoo",
 ]
 

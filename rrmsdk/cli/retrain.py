@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +44,8 @@ def retrain(
     read; 75 another process works on it; 76 blocked (by the Hub, the disk, a teacher that is gone): the same command
     goes on; 77 awaiting approval.
     """
+    # Told to end (a node is drained, a job is cancelled) it stops as by Ctrl-C: that is no crash of the stage.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         outcome = rrmsdk.retrain(_job(job, set_), state=state, cause=cause, run=run, quiet=quiet or as_json)
     except (FieldError, DataError) as exc:

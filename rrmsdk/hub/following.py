@@ -7,9 +7,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from pydantic import StringConstraints
 
 from rrmsdk.errors import HubError, MismatchError, RefError, RrmError, SaveError
 from rrmsdk.hub.client import Hub, door, in_our_words, is_commit, revision_name
@@ -25,6 +27,8 @@ NOTE = "followed.json"  # in the folder of versions
 PULLING, LOCK = ".pulling", ".following.lock"
 LETTERS = 12  # of a commit, in the name of its version
 
+Version = Annotated[str, StringConstraints(pattern=f"^[0-9a-f]{{{LETTERS}}}$")]  # names a folder that is removed
+
 
 class _Note(Value):
     """repo: whose commits lie in the folder.
@@ -33,7 +37,7 @@ class _Note(Value):
     """
 
     repo: str
-    pulled: tuple[str, ...] = ()
+    pulled: tuple[Version, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rrmsdk.retraining import journal as journals
 from rrmsdk.retraining.due import held
 from rrmsdk.retraining.explain import next_slots
 from rrmsdk.retraining.journal import Event, Journal, Run
+from rrmsdk.retraining.lock import holder
 from rrmsdk.retraining.room import RUNS
 from rrmsdk.retraining.schedule import CHAMPION, LOG, Scheduled, past_of, pid_of
 
@@ -20,7 +21,12 @@ TAIL = 20_000  # bytes of what a run printed
 
 def status(one: Scheduled, now: datetime) -> dict[str, Any]:
     """A job at this moment: its newest run, its champion, why nothing begins, what comes next."""
-    about: dict[str, Any] = {"job": one.job.name, "file": str(one.path), "pid": pid_of(one.folder)}
+    return seen(one, now) | {"pid": pid_of(one.folder)}
+
+
+def seen(one: Scheduled, now: datetime) -> dict[str, Any]:
+    """The same for whoever takes no lock; the process may then be unknown."""
+    about: dict[str, Any] = {"job": one.job.name, "file": str(one.path), "pid": holder(one.folder)}
     try:
         about["next"] = list(next_slots(one.job, now, 3))
     except RrmError as exc:
@@ -28,7 +34,7 @@ def status(one: Scheduled, now: datetime) -> dict[str, Any]:
         about["trouble"] = str(exc)
     if not (one.folder / journals.FILE).is_file():
         return about | {"state": "new", "why": "", "run": None, "champion": None, "held": None}
-    with journals.opened(one.folder) as kept:
+    with journals.reading(one.folder) as kept:
         newest = next(iter(kept.runs()), None)
         crowned = kept.events(kind=CHAMPION)[-1:]
         about["held"] = held(one.job, past_of(kept), now)
@@ -40,13 +46,17 @@ def status(one: Scheduled, now: datetime) -> dict[str, Any]:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     """The runs of a job, the newest first, with what the gate counted."""
-    with journals.opened(folder) as kept:
+    if not (folder / journals.FILE).is_file():
+        return []
+    with journals.reading(folder) as kept:
         return [_told(kept, run) for run in kept.runs()]
 
 
 def logs(folder: Path, run: int | None) -> tuple[tuple[Event, ...], str]:
     """What happened in a run (None: the newest), and the end of what its process printed."""
-    with journals.opened(folder) as kept:
+    if not (folder / journals.FILE).is_file():
+        return (), ""
+    with journals.reading(folder) as kept:
         found = kept.run(run) if run is not None else next(iter(kept.runs()), None)
         if found is None:
             return (), ""

@@ -298,6 +298,28 @@ def opened(folder: Path) -> Iterator[Journal]:
         yield journal
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[Journal]:
+    """The journal in a job's folder, for whoever only looks: nothing is made, and no writer waits for it.
+
+    Raises:
+        MismatchError: there is none yet.
+        IntegrityError: damaged, or of a newer rrmsdk.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise MismatchError(f"{folder.name} has no journal yet: no run of it has begun in {folder.parent}")
+    with _in_our_words(path):
+        base = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=WAIT, isolation_level=None)
+    with closing(base):
+        with _in_our_words(path):
+            version = base.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and path.stat().st_size == 0:  # its first writer has just begun
+            raise MismatchError(f"{folder.name} has no journal yet: it is being made")
+        _known(path, version)
+        yield Journal(path, base)
+
+
 def _settle(journal: Journal) -> None:
     base = journal.base
     base.execute("PRAGMA journal_mode = WAL")
@@ -309,9 +331,12 @@ def _settle(journal: Journal) -> None:
                 for statement in _TABLES.split(";\n"):
                     base.execute(statement)
                 base.execute(f"PRAGMA user_version = {VERSION}")
-    version = base.execute("PRAGMA user_version").fetchone()[0]
+    _known(journal.path, base.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _known(path: Path, version: int) -> None:
     if version != VERSION:
-        raise IntegrityError(f"{journal.path} has version {version}; this rrmsdk reads {VERSION}. Upgrade rrmsdk")
+        raise IntegrityError(f"{path} has version {version}; this rrmsdk reads {VERSION}. Upgrade rrmsdk")
 
 
 def signature(exc: BaseException) -> str:

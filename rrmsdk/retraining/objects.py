@@ -21,7 +21,7 @@ from rrmsdk.errors import DiskFullError, IntegrityError, SaveError
 PART, QUARANTINE = ".part-", "quarantine"
 SPARE = 1 << 16  # bytes left for folders and the journal
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Objects:
 
     def kept(self) -> dict[str, int]:
         """The digests of all objects with their bytes."""
-        found = (path for path in self.folder.iterdir() if _DIGEST.fullmatch(path.name))
+        found = (path for path in self.folder.iterdir() if DIGEST.fullmatch(path.name))
         return {path.name: size(path) for path in found}
 
     def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> Removed:
@@ -97,7 +97,7 @@ class Objects:
         return Removed(tuple(sorted(old)), freed)
 
     def _place(self, digest: str) -> Path:
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             raise IntegrityError(f"'{digest}' is no digest: those have 64 hexadecimal digits")
         return self.folder / digest
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrmsdk.errors import BlockedError, MovedError, RrmError
 from rrmsdk.retraining.outcome import Outcome, stands, told
-from rrmsdk.retraining.room import Room, entered, root
+from rrmsdk.retraining.room import RUNS, Room, entered, root
 from rrmsdk.schema import job as jobs
 from rrmsdk.schema import value
 from rrmsdk.schema.decision import Decision
@@ -69,7 +69,7 @@ def of(room: Room, job: Job, number: int) -> Outcome:
     """How a run stands, as its journal says."""
     run, events = room.journal.run(number), room.journal.events(number)
     last = next((event for event in reversed(events) if event.kind == "decision"), None)
-    record = room.folder / "runs" / run.id / last.told["record"] if last else None
+    record = room.folder / RUNS / run.id / last.told["record"] if last else None
     ended = next((event.told for event in reversed(events) if event.kind == run.state), {})
     return Outcome(
         job=job.name, run=run.id, cause=run.cause, state=run.state, why=run.why, made=room.journal.outputs(number),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def open_tokens(path: Path) -> Tokens:
             f"{path} holds no token of {SHORTEST} letters or more, one a line. Make one: openssl rand -hex 16 > {path}"
         )
     return Tokens(path)
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine can ask there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)

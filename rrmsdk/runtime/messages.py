@@ -1,7 +1,7 @@
 """The protocol's protobuf messages: a request as pixels, an output as a message, and when to ask again.
 
-They are made from the committed descriptors, in a pool of their own: modules that protoc generates would put
-`inference.*` into the process' one, where those of tritonclient, of the same names, are already or could not follow.
+They are made from the committed descriptors, in a pool of their own: modules that protoc generates register
+`inference.*` in the process' default pool, where they and tritonclient's, of the same names, shut each other out.
 """
 
 from __future__ import annotations

@@ -112,8 +112,9 @@ def _operation(one: Operation, service: Service) -> dict[str, Any]:
 
 
 def _named(name: str, service: Service) -> dict[str, Any]:
-    example = service.name if name == "model" else service.version or "1"
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": example}
+    known = [service.name] if name == "model" else [one.version for one in service.store.loaded] or ["1"]
+    schema = {"type": "string", "enum": known}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": known[0]}
 
 
 def _given(name: str) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def _schemas(datatypes: list[str]) -> dict[str, _Schema]:
     output = {"name": text, "parameters": _object(wanted, *wanted)}
     settings = {"timeout": {"type": "integer", "minimum": 0}, "binary_data_output": yes}
     given = {
-        "name": text, "datatype": {"enum": datatypes}, "data": {"type": "array"},
+        "name": text, "datatype": {"enum": datatypes}, "data": _array(number),
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
         "parameters": _object({"binary_data_size": count}, "binary_data_size"),
     }  # fmt: skip
@@ -214,8 +215,8 @@ def _schemas(datatypes: list[str]) -> dict[str, _Schema]:
         }, "id", "outputs", "parameters"),
         "Inferred": _object({
             "model_name": text, "model_version": text, "id": text, "outputs": _array(_object({
-                "name": text, "datatype": {"enum": ["FP32", "BYTES"]}, "shape": shape, "data": {"type": "array"},
-                "parameters": {"type": "object"},
+                "name": text, "datatype": {"enum": ["FP32", "BYTES"]}, "shape": shape,
+                "data": _array({"type": ["number", "string"]}), "parameters": {"type": "object"},
             }, "data", "parameters")),
         }, "id"),
         "Ask": _object({"ready": yes}, "ready"),

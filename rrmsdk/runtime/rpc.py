@@ -80,10 +80,10 @@ def _handler(service: Service) -> grpc.GenericRpcHandler:
 async def _answer(service: Service, name: str, takes: str, content: bytes, context: grpc.aio.ServicerContext) -> bytes:
     began, status = time.perf_counter(), app.CLOSED
     about = {key: str(text) for key, text in context.invocation_metadata() or ()}
-    wished = app.request_id(about.get("x-request-id", ""))
-    call = Call(about.get("authorization"), wished, context.time_remaining())
+    request_id = app.request_id(about.get("x-request-id", ""))
+    call = Call(about.get("authorization"), request_id, context.time_remaining())
     try:
-        outcome = await _tried(service, name, takes, content, call)
+        outcome = await tried(service, name, takes, content, call)
         status = outcome.status if isinstance(outcome, Refused) else 200
     finally:
         _tell(service, name, call, status, time.perf_counter() - began, context.peer())
@@ -94,7 +94,8 @@ async def _answer(service: Service, name: str, takes: str, content: bytes, conte
     return outcome
 
 
-async def _tried(service: Service, name: str, takes: str, content: bytes, call: Call) -> bytes | Refused:
+async def tried(service: Service, name: str, takes: str, content: bytes, call: Call) -> bytes | Refused:
+    """The answer to the bytes of a `takes`, sent to the call `name`; 500 and a line in the log where that failed."""
     try:
         if name not in OPEN and not service.access.may_ask(call.authorization):
             raise Refused(401, "this server wants a token: the metadata authorization: Bearer TOKEN")

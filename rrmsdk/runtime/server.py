@@ -75,6 +75,15 @@ def running(
         backlog=CONNECTIONS, timeout_graceful_shutdown=int(service.limits.timeout) + 1, ssl_certfile=cert,
         ssl_keyfile=key,
     )  # fmt: skip
+    with answering(config, sock, ended) as url:
+        yield url
+
+
+@contextmanager
+def answering(
+    config: uvicorn.Config, sock: socket.socket, ended: queue.SimpleQueue[int] | None = None
+) -> Iterator[str]:
+    """An application answers at the address that is given back. `ended`: as for `running`."""
     server = uvicorn.Server(config)
 
     def run() -> None:
@@ -91,7 +100,7 @@ def running(
             thread.join(0.01)
             if not thread.is_alive():
                 raise FieldError("the server could not begin; its log says why")
-        yield f"{'http' if tls is None else 'https'}://{address(sock)}"
+        yield f"{'https' if config.is_ssl else 'http'}://{address(sock)}"
     finally:
         server.should_exit = True
         thread.join()
@@ -115,13 +124,7 @@ def until_stopped(
     service: Service, sock: socket.socket, drain: float, tls: Tls | None = None, grpc: socket.socket | None = None
 ) -> None:
     """Serve until SIGTERM or SIGINT; then say 'not ready' for `drain` seconds, finish, end. A second one hurries."""
-    stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # the one queue that a signal handler may put into
-
-    def stop(number: int, _: FrameType | None) -> None:
-        stops.put(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stopping() as stops:
         at = {} if grpc is None else {"grpc": address(grpc)}
         with running(service, sock, stops, tls=tls, grpc=grpc) as url:
             say("serving", url=url, **at, model=service.name, version=service.version)
@@ -133,6 +136,19 @@ def until_stopped(
                 with suppress(queue.Empty):
                     stops.get(timeout=drain)
         say("stopped")
+
+
+@contextmanager
+def stopping() -> Iterator[queue.SimpleQueue[int]]:
+    """Where SIGTERM and SIGINT are put meanwhile."""
+    stops: queue.SimpleQueue[int] = queue.SimpleQueue()  # the one queue that a signal handler may put into
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stops.put(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stops
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -37,6 +37,7 @@ class Watch:
     _followed: Found | None = None
     _refused: set[Found] = field(default_factory=set)
     _troubles: int = 0  # one after another
+    _said: str = ""  # of the last one
 
     async def run(self, service: Service) -> None:
         """Until it is cancelled."""
@@ -67,7 +68,7 @@ class Watch:
                 break
         if self._troubles:
             LOG.info("watch is well again", extra={"fields": {"source": str(self.source)}})
-        self._troubles = 0
+        self._troubles, self._said = 0, ""
 
     async def _begins_with(self, found: Found, service: Service) -> bool:
         """Whether the server was started on it."""
@@ -107,11 +108,12 @@ class Watch:
         await _aside(partial(self.source.tidy, found.version, service.store.in_use))
 
     def _trouble(self, service: Service, reason: str) -> None:
-        """Told the first time; counted each time."""
+        """Told where it is another one than before; counted each time."""
         self._troubles += 1
         service.metrics.troubles.inc()
-        if self._troubles == 1:
+        if reason != self._said:
             LOG.warning("watch in trouble", extra={"fields": {"source": str(self.source), "reason": reason}})
+        self._said = reason
 
 
 def _pause(every: float, troubles: int) -> float:

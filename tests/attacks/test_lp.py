@@ -283,7 +283,7 @@ def official(attack, model) -> Attack:
     return in_rounds("official", {}, (_round(attack, model),))
 
 
-@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("norm", ["l2", pytest.param("l1", marks=pytest.mark.slow)])
 def test_square_is_not_weaker_than_the_official_one(norm):
     threat, model = MIDDLE[norm], robust_model()
     theirs = SquareAttack(model, norm=norm.upper(), eps=float(threat.eps), n_queries=300, resc_schedule=False)

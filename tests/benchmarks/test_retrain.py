@@ -23,11 +23,22 @@ def test_a_challenger_passes_where_the_bound_of_the_gate_is_within_the_margin(ma
 
 
 def test_a_small_run_of_promotions_ends_in_a_result_file(tmp_path):
-    words = [str(SCRIPT), "promotions", "--weeks", "5", "--images", "300", "--out", str(tmp_path)]
+    words = [
+        str(SCRIPT),
+        "promotions",
+        "--weeks",
+        "5",
+        "--images",
+        "300",
+        "--edge-images",
+        "100",
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (written,) = tmp_path.glob("retrain-promotions_*.md")
     text = written.read_text()
-    assert "| 10000 | 0.3 points | 10 % |" in text
+    assert "| 100 | 0.3 points | 10 % |" in text
     assert "challengers truly broke a rule" in text
     assert "Seed 0. " in text

@@ -153,7 +153,9 @@ def test_awp_waits_for_its_warm_up(pair, batch):
     torch.testing.assert_close(loss, base)
 
 
-@pytest.mark.parametrize("method", ["free_at", "trades", "mart", "awp"])
+@pytest.mark.parametrize(
+    "method", ["free_at", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trades", "mart", "awp"))]
+)
 def test_a_short_training_lowers_the_loss(method):
     losses = [step.loss.item() for step in steps(training(method, epochs=2.0, arch="resnet14"))]
     assert sum(losses[-5:]) < sum(losses[:5])

@@ -67,6 +67,7 @@ def test_25_kills_lose_nothing_and_publish_nothing_twice(world: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_1000_kills_lose_nothing_and_publish_nothing_twice(world: Path, seed: int) -> None:
     survives(world, 250, seed)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session
 
 import rrmsdk
 from rrmsdk import files
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.retraining import journal as journals
 from rrmsdk.retraining.approval import approve
+from rrmsdk.retraining.outcome import Outcome
 from rrmsdk.retraining.plan import Plan
 from rrmsdk.retraining.room import STORE
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD
+from tests.hub_server import HubServer
+from tests.retraining import digits_job
 from tests.retraining.digits_job import IMAGES, TEACHER, World
 
 STAGES = ["plan", "fetch", "transfer", "verify", "export"]
@@ -29,19 +34,29 @@ def attempts(digits: World) -> list[str]:
         return [event.told["stage"] for event in kept.events(kind="attempt")]
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Outcome]]:
+    """A job that was run once."""
+    with HubServer() as server:
+        begun = digits_job.world(server, tmp_path_factory.mktemp("first"))
+        yield begun, begun.retrain(cause="cron 2026-01-04T02:00Z")
+        close_session()
+
+
 class TestFirst:
-    def test_the_first_challenger_becomes_champion_in_one_commit(self, digits: World) -> None:
-        outcome = digits.retrain()
+    def test_the_first_challenger_becomes_champion_in_one_commit(self, first: tuple[World, Outcome]) -> None:
+        digits, outcome = first
         assert (outcome.state, outcome.exit_code) == ("promoted", 0)
         assert digits.published == [digits.champion] == [outcome.commit]
         assert list(outcome.made) == STAGES
         assert attempts(digits) == STAGES
 
-    def test_what_is_published_is_what_was_judged_and_says_who_taught(self, digits: World, tmp_path: Path) -> None:
-        outcome = digits.retrain()
-        pulled = rrmsdk.pull(
-            f"hub:{digits.job.push.repo}@{outcome.commit}", tmp_path / "pulled", endpoint=digits.hub.endpoint
-        )
+    def test_what_is_published_is_what_was_judged_and_says_who_taught(
+        self, first: tuple[World, Outcome], tmp_path: Path
+    ) -> None:
+        digits, outcome = first
+        ref = f"hub:{digits.job.push.repo}@{outcome.commit}"
+        pulled = rrmsdk.pull(ref, tmp_path / "pulled", endpoint=digits.hub.endpoint)
         made = bundles.read(digits.folder / STORE / outcome.made["export"])
         assert pulled.card == made.card
         assert pulled.report.images == IMAGES
@@ -53,8 +68,8 @@ class TestFirst:
             (made.path / name).read_text() for name in (CARD, bundles.RECIPE, bundles.REPORT)
         )
 
-    def test_the_plan_names_everything_by_hash_and_version(self, digits: World) -> None:
-        outcome = digits.retrain()
+    def test_the_plan_names_everything_by_hash_and_version(self, first: tuple[World, Outcome]) -> None:
+        digits, outcome = first
         plan = value.from_json(Plan, (digits.folder / STORE / outcome.made["plan"]).read_bytes())
         assert plan.job == digits.job.digest
         assert plan.teachers[0].card == files.sha256(TEACHER / CARD)
@@ -62,10 +77,10 @@ class TestFirst:
         assert plan.versions["rrmsdk"] == rrmsdk.__version__
         assert "torch" in plan.versions
 
-    def test_the_same_cause_is_never_done_again(self, digits: World) -> None:
-        first = digits.retrain(cause="cron 2026-01-04T02:00Z")
+    def test_the_same_cause_is_never_done_again(self, first: tuple[World, Outcome]) -> None:
+        digits, outcome = first
         asked = len(digits.hub.requests)
-        assert digits.retrain(cause="cron 2026-01-04T02:00Z") == first
+        assert digits.retrain(cause=outcome.cause) == outcome
         assert len(digits.hub.requests) == asked
 
     def test_another_run_of_the_same_job_makes_nothing_again_and_keeps_the_champion(self, digits: World) -> None:
@@ -87,11 +102,9 @@ class TestGate:
         assert second.decision is not None
         assert (second.decision.old, second.decision.count) == (first.made["export"], IMAGES)
         assert {check.name for check in second.decision.checks} == {"robust_margin", "clean_margin"}
+        assert "champion-verify" not in second.made  # its own report is of the same attacks on the same images
 
-    def test_the_champion_is_judged_by_its_own_report_where_that_is_of_the_same_attacks(self, digits: World) -> None:
-        digits.retrain()
-        assert "champion-verify" not in digits.student("equal-1").retrain().made
-
+    @pytest.mark.slow
     def test_the_champion_is_attacked_again_once_where_its_report_is_of_other_images(self, digits: World) -> None:
         digits.retrain()
         fewer = digits.but(judge={"images": IMAGES - 10}, gate={"robust_floor": 1.0})  # so that it stays
@@ -107,12 +120,14 @@ class TestGate:
         assert "FAIL  robust_margin: " in second.summary()
         assert digits.decisions(second) == [second.decision]
 
+    @pytest.mark.slow
     def test_a_champion_of_another_threat_is_not_compared(self, digits: World) -> None:
         digits.retrain()
         second = digits.but(recipe={"threat": {"norm": "linf", "eps": "1/20"}}).retrain()
         assert (second.state, second.exit_code) == ("failed", 1)
         assert "withstands linf:1/10, the job trains for linf:1/20: they cannot be compared" in second.why
 
+    @pytest.mark.slow
     def test_an_audit_is_of_images_that_no_gate_sees(self, digits: World) -> None:
         audited = digits.but(gate={"audit_every": 2, "audit_images": 40})
         audited.retrain()
@@ -122,6 +137,7 @@ class TestGate:
         assert second.decision is not None
         assert {check.numbers["images"] for check in second.decision.checks if check.name.startswith("audit")} == {40}
 
+    @pytest.mark.slow
     def test_more_images_than_there_are_is_said(self, digits: World) -> None:
         outcome = digits.but(judge={"images": 350}, gate={"audit_every": 1, "audit_images": 10}).retrain()
         assert outcome.state == "failed"
@@ -141,6 +157,7 @@ class TestApproval:
         assert len(asks.published) == 1
         assert attempts(asks) == STAGES
 
+    @pytest.mark.slow
     def test_a_yes_to_one_comparison_is_none_to_another(self, digits: World) -> None:
         digits.retrain()
         asks = digits.student("equal-1").but(gate={"approval": True})
@@ -151,8 +168,10 @@ class TestApproval:
         assert asks.retrain().state == "awaiting"
         assert len(digits.published) == 2
 
+    @pytest.mark.slow
     def test_a_run_that_asks_nothing_cannot_be_approved(self, digits: World) -> None:
-        digits.retrain()
+        with journals.opened(digits.folder) as kept:
+            kept.end(kept.begin("manual").number, "promoted")
         with (
             journals.opened(digits.folder) as kept,
             pytest.raises(MismatchError, match="run 000001 of tiny is promoted and asks nobody"),
@@ -174,6 +193,7 @@ class TestRollback:
 
 
 class TestTold:
+    @pytest.mark.slow
     def test_a_command_reads_what_happened_as_json(self, digits: World) -> None:
         heard = digits.place / "heard.json"
         command = [sys.executable, "-c", f"import sys; open({str(heard)!r}, 'a').write(sys.stdin.read() + '\\n')"]
@@ -184,6 +204,7 @@ class TestTold:
         assert json.loads(line)["commit"] == outcome.commit
         assert json.loads(line)["decision"]["verdict"] == "promote"
 
+    @pytest.mark.slow
     def test_what_cannot_be_told_fails_no_run_and_shows_no_secret(self, digits: World, monkeypatch) -> None:
         monkeypatch.setenv("RRMSDK_TEST_HOOK", "http://127.0.0.1:1/T0/hidden")
         notify = [

@@ -139,7 +139,7 @@ def sweep(world: Path, kills: int, seed: int) -> int:
 
 def left(room: Room) -> list[str]:
     """What lies among the objects that is none."""
-    return [path.name for path in room.objects.folder.iterdir() if path.name not in room.objects.kept()]
+    return sorted({path.name for path in room.objects.folder.iterdir()} - set(room.objects.kept()))
 
 
 def main() -> int:

@@ -208,6 +208,7 @@ def test_a_writer_killed_with_sigkill_is_continued(tmp_path):
     assert not list((tmp_path / "killed").glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_each_shard_is_written_by_one(tmp_path):
     both = [_process(tmp_path, 8) for _ in range(2)]
     written = [int(one.communicate()[0].split()[1]) for one in both]
@@ -313,6 +314,7 @@ def _rrmsdk(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "rrmsdk", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_writes_ahead_what_train_then_reads(tmp_path, monkeypatch):
     monkeypatch.setenv("RRMSDK_CACHE", str(tmp_path / "cache"))
     recipe = tmp_path / "weekly.toml"

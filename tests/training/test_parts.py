@@ -72,6 +72,7 @@ def test_a_run_that_accumulates_gradients_has_the_losses_of_one_that_does_not(ac
     assert losses[1] == pytest.approx(losses[0], rel=0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_accumulates_is_restored_to_the_same_bits(tmp_path):
     going = small.training("natural", arch="alexnet", epochs=0.5, accumulate=4)  # its parts differ in dropout
     for _ in islice(steps(going), 4):

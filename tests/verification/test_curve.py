@@ -87,7 +87,7 @@ def test_the_curve_of_a_linear_classifier_is_its_closed_form(norm, dual, radii):
 @pytest.mark.parametrize(("norm", "radii"), [
     ("linf", ("1/20", "1/10", "1/5")),
     pytest.param("l2", ("1/4", "1/2", "1"), marks=pytest.mark.slow),
-    ("l1", ("1", "2")),
+    pytest.param("l1", ("1", "2"), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_every_image_is_judged_as_when_each_radius_is_attacked_for_itself(norm, radii):
     model, test, threats = network(), digits().test.take(120), _threats(norm, *radii)
@@ -99,7 +99,9 @@ def test_every_image_is_judged_as_when_each_radius_is_attacked_for_itself(norm, 
             assert (falling.first > number).tolist() == [outcome == ROBUST for outcome in alone], threat
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    "norm", ["linf", pytest.param("l2", marks=pytest.mark.slow), pytest.param("l1", marks=pytest.mark.slow)]
+)
 def test_each_broken_image_is_shown_by_one_that_misleads_inside_its_own_ball(norm):
     model, test = network(), digits().test.take(120)
     threats = _threats(norm, *{"linf": ("1/20", "1/10"), "l2": ("1/4", "1/2"), "l1": ("1", "2")}[norm])

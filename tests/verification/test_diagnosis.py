@@ -324,6 +324,7 @@ def test_the_command_line_tells_a_person_the_numbers_and_that_nothing_is_wrong(w
     assert "no sign of masked gradients" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_diagnosis_gives_the_same_bytes(written):
     folder, *_ = written
     names = ["change.svg", "diagnosis.json", "entropy.svg", "reliability.svg", "samples.csv"]
@@ -333,6 +334,7 @@ def test_the_same_diagnosis_gives_the_same_bytes(written):
         assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_without_matplotlib_there_is_data_and_one_line_that_names_the_extra(tmp_path):
     asked = ("diagnose", TEACHER, "-n", "10", "--steps", "1", "--masking", "0", "-o", str(tmp_path / "d"))
     done = _command(*asked, before="sys.modules['matplotlib'] = None; ")

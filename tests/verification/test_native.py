@@ -76,7 +76,7 @@ def test_an_image_has_the_same_outcome_in_any_batch(model, name):
     assert "." in next(iter(found))
 
 
-@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+@pytest.mark.parametrize("threat", [LINF, pytest.param(L2, marks=SLOW)], ids=str)
 def test_what_is_found_is_lawful_and_breaks_the_plain_network_when_it_is_read_back(model, threat, tmp_path):
     path = tmp_path / "found.safetensors"
     spec = VerifySpec(images=24) if threat.norm == "linf" else VerifySpec(attack="fast", images=24)

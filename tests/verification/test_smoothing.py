@@ -95,7 +95,7 @@ def test_a_classifier_that_never_changes_its_mind_gets_the_radius_of_alpha_to_th
     assert [one.radius for one in found] == pytest.approx([radius] * 3, rel=1e-6)
 
 
-@pytest.mark.parametrize("distance", [0.1, 0.25, 0.4])
+@pytest.mark.parametrize("distance", [0.25, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.1, 0.4))])
 def test_the_radius_exceeds_the_distance_to_the_hyperplane_no_oftener_than_alpha_and_comes_near(distance):
     alpha, trials = 0.05, 400
     model, x = _half_space(distance, trials)
@@ -118,6 +118,7 @@ def test_an_image_on_the_hyperplane_is_abstained_from():
     assert {one.radius for one in found} == {0.0}
 
 
+@pytest.mark.slow
 def test_more_copies_certify_farther():
     model, x = _half_space(0.5, 1)
     radii = [_certify(model, x, Smoothing(n0=10, n=n))[0].radius for n in (100, 1000, 10_000)]
