@@ -104,7 +104,7 @@ def changed_afterwards(folder: Path) -> None:
 
 
 AGAIN = r"Pull it again, or export it again: rrmsdk export path:BUNDLE --onnx"
-ENDS = r"networks of this library map float 'pixels' \[batch, C, H, W\], or uint8 .*Export it: rrmsdk export path:BUNDLE"
+ENDS = r"networks of this library map float 'pixels' \[batch, C, H, W\], or uint8 .*Export it: rrmsdk export path:"
 # A bundle, what is typed to who serves it, what a running server answers to who loads it (None: the same), its status.
 BUNDLES: dict[str, tuple[Callable[[Path], object], str, str | None, int]] = {
     "not a bundle": (

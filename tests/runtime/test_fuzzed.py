@@ -101,4 +101,5 @@ def test_damaged_images_are_pixels_or_a_refusal(
     file = io.BytesIO()
     Image.new(mode if kind == "PNG" else "RGB", (9, 7)).save(file, kind)
     with suppress(Refused):
-        let_through(images.pixels(cut(file.getvalue(), changes, keep), (3, 4, 4))[0], (3, 4, 4))
+        made = images.pixels(cut(file.getvalue(), changes, keep), (3, 4, 4))[0]
+        assert (made.dtype, made.shape) == (np.uint8, (1, 4, 4, 3))
