@@ -125,6 +125,7 @@ class TestStopped:
         assert kinds(digits, 1).count("attempt") - kinds(digits, 1).count("crashed") == 5 + ("champion" in outcome.made)
 
     @pytest.mark.slow
+    @pytest.mark.timeout(900)  # seven processes, each of which imports torch
     def test_killed_in_each_stage_it_ends_as_it_would_have(self, digits: World) -> None:
         trains = digits.but(
             recipe={"student": {"width": "teacher"}, "train": {"epochs": 2, "lr": 0.001, "checkpoint_every": 5}},
