@@ -126,6 +126,7 @@ class TestStopped:
 
     @pytest.mark.slow
     @pytest.mark.nightly
+    @pytest.mark.timeout(900)  # seven processes, each of which imports torch
     def test_killed_in_each_stage_it_ends_as_it_would_have(self, digits: World) -> None:
         trains = digits.but(
             recipe={"student": {"width": "teacher"}, "train": {"epochs": 2, "lr": 0.001, "checkpoint_every": 5}},
