@@ -23,8 +23,8 @@ loop: $(VENV)/.test  ## serve, retrain, promote, stop what is bad, roll back: th
 test: $(VENV)/.test  ## the quick tests
 	$(PYTEST)
 
-test-slow: $(VENV)/.test  ## the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
-	$(PYTEST) -m 'slow and not gpu and not peers and not nightly'
+test-slow: $(VENV)/.test  ## (PART=tests/hub: those in there) the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
+	$(PYTEST) -m 'slow and not gpu and not peers and not nightly' $(PART)
 
 test-nightly: $(VENV)/.test  ## what takes longest: a thousand kills, the loop, the container built step by step
 	$(PYTEST) -m nightly
