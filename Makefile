@@ -8,7 +8,6 @@ HUB_1 := 1.33.0
 INSTALLED_FROM := pyproject.toml constraints.txt
 # pytest's workers share the cores; more threads than cores only wait for each other. A file's tests stay together.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
-SERVERS := tests/runtime tests/hub tests/test_serving.py tests/test_serving_watch.py tests/test_bad_input.py
 export PYTHONFAULTHANDLER := 1
 
 .PHONY: help quickstart loop test test-slow test-nightly test-gpu test-hub-1 test-peers peers-serve lint types proto wheel check clean
@@ -21,10 +20,8 @@ quickstart: $(VENV)/.run  ## transfer, attack, export and check a student on the
 loop: $(VENV)/.test  ## serve, retrain, promote, stop what is bad, roll back: the whole loop on digits, in minutes
 	$(BIN)/python -m benchmarks.loop
 
-# Servers and trainings in processes of their own: workers that did both were aborted in torch's backward pass.
 test: $(VENV)/.test  ## the quick tests
-	$(PYTEST) $(SERVERS)
-	$(PYTEST) $(SERVERS:%=--ignore=%)
+	$(PYTEST)
 
 test-slow: $(VENV)/.test  ## (PART=tests/hub: those in there) the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
 	$(PYTEST) -m 'slow and not gpu and not peers and not nightly' $(PART)
