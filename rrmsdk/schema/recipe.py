@@ -50,6 +50,7 @@ class TrainSpec(Value):
 
     epochs: passes over the train split; may be a fraction. 0: the weights of `student.start` as they are.
     precision: autocast of the forward pass; weights and optimiser state stay fp32.
+    channels_last: how images and weights lie in memory; narrow ResNets lie the other way on a CPU (training/layout.py).
     ema: decay of an exponential moving average of the weights; None: none.
     swa_from: share of the run after which weights are averaged with equal weight; None: none.
     clip: largest L2 norm of the gradient; None: no clipping.

@@ -19,6 +19,7 @@ from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.training import distributed
 from rrmsdk.training.average import averaged, follows
+from rrmsdk.training.layout import layout, preferred
 from rrmsdk.training.schedule import factor
 from rrmsdk.training.shards import Bank
 
@@ -44,6 +45,7 @@ class Training:
     scaler: torch.amp.GradScaler | None
     companion: nn.Module | None = None
     bank: Bank | None = None
+    layout: torch.memory_format = torch.contiguous_format
     done: int = 0
 
     @property
@@ -96,9 +98,10 @@ def prepare(
         raise MismatchError(f"a batch of {spec.batch} is larger than the train split of {len(split)} images")
     data.shares(split, spec.batch)
     distributed.check(method, spec, device)
-    layout = torch.channels_last if spec.channels_last else torch.contiguous_format
-    for network in (pair.student, *pair.teachers):
-        network.to(device).to(memory_format=layout)  # type: ignore[call-overload]  (torch leaves it out of its stubs)
+    ordered = layout(pair.student, spec, device)
+    laid = [(pair.student, ordered), *((teacher, preferred(spec)) for teacher in pair.teachers)]
+    for network, memory_format in laid:
+        network.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]  (not in torch's stubs)
     if spec.head == "teacher":
         _copy_head(pair)
     if spec.sync_batch_norm and distributed.here().world > 1:
@@ -115,6 +118,7 @@ def prepare(
         average=averaged(pair.student, spec),
         scaler=torch.amp.GradScaler(device.type) if spec.precision == "fp16" else None,
         companion=companion,
+        layout=ordered,
     )  # fmt: skip
 
 
@@ -168,9 +172,9 @@ def draw(training: Training, step: int) -> Batch:
         seed=training.seed,
         augment=training.spec.augment,
     )
-    x = drawn.x.contiguous(memory_format=torch.channels_last) if training.spec.channels_last else drawn.x
     batch = Batch(
-        x, drawn.y, drawn.ids, training.threat, seed=training.seed, step=seen, progress=step / max(1, training.total),
+        drawn.x.contiguous(memory_format=training.layout),
+        drawn.y, drawn.ids, training.threat, seed=training.seed, step=seen, progress=step / max(1, training.total),
         targets=training.bank.targets(seen, training.device) if training.bank else None, companion=training.companion,
     )  # fmt: skip
     return replace(methods.mixed(training.method, batch), step=step)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rrmsdk import data, methods, models
 from rrmsdk.errors import DivergedError, MismatchError
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.training import prepare, run, steps, validate
+from rrmsdk.training.layout import layout
+from rrmsdk.training.loop import draw
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
 from tests.training import small
 from tests.training.small import DATA, THREAT, training
@@ -121,3 +125,26 @@ def test_a_compiled_student_takes_the_same_steps():
     compiled.pair.student.network.compile(backend="eager", fullgraph=True)
     for one, other in zip(steps(eager), steps(compiled), strict=True):
         assert one.loss.item() == pytest.approx(other.loss.item(), rel=1e-5)
+
+
+def test_a_narrow_shortcut_has_the_gradients_of_float64():
+    going = training("natural", arch="resnet14")  # 4 channels into its first strided 1x1 convolution
+    assert going.layout is torch.contiguous_format
+    batch = draw(going, 0)
+    student, exact = going.pair.student.train(), copy.deepcopy(going.pair.student).double().train()
+    F.cross_entropy(student(batch.x), batch.y).backward()
+    F.cross_entropy(exact(batch.x.double()), batch.y).backward()
+    for (name, weight), other in zip(student.named_parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(
+            weight.grad.double(), other.grad, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_what_is_wide_enough_lies_channels_last_where_the_recipe_says_so():
+    wide = models.build("resnet14", 10, 8, 1)
+    on_cpu, on_cuda = torch.device("cpu"), torch.device("cuda")
+    assert layout(wide, TrainSpec(), on_cpu) is torch.channels_last
+    assert layout(wide, TrainSpec(channels_last=False), on_cpu) is torch.contiguous_format
+    narrow = models.build("resnet14", 10, 8, 1, width_mult=0.25)
+    assert layout(narrow, TrainSpec(), on_cpu) is torch.contiguous_format
+    assert layout(narrow, TrainSpec(), on_cuda) is torch.channels_last
