@@ -40,7 +40,6 @@ def pair() -> Pair:
     for layer in student.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 0.0  # an attack in train mode moves no statistics: the loss is one function throughout
-            torch.nn.init.uniform_(layer.bias, -0.1, 0.1)  # blank pixels stand at no kink of a ReLU
     return Pair(student, (teacher, models.build("cnn", 10, 8, 1, width_mult=0.25)))
 
 
@@ -58,10 +57,11 @@ def test_a_small_enough_step_against_the_gradient_lowers_the_loss(name, pair, di
     before = loss()
     grads = torch.autograd.grad(before, list(pair.student.parameters()), allow_unused=True)
     slope = sum(float((g**2).sum()) for g in grads if g is not None)
+    # One per cent: at a temperature of 30 the divergences are of the size of a float's rounding.
     with torch.no_grad():
         for parameter, grad in zip(pair.student.parameters(), grads, strict=True):
             if grad is not None:
-                parameter -= 1e-4 * float(before) / slope * grad
+                parameter -= 1e-2 * float(before) / slope * grad
     assert loss() < before
 
 
