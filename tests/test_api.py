@@ -77,6 +77,7 @@ def test_the_verbs_stay_verbs_when_they_are_called_twice(bundle):
         assert bundle.verify(attack="pgd", steps=1, images=16, quiet=True).report.attack == "pgd-1"
 
 
+@pytest.mark.slow
 def test_an_exported_bundle_names_the_graph_and_its_parity(bundle):
     exported = bundle.export()
     assert exported.card.files["onnx/model.onnx"] == sha256(exported.onnx)

@@ -58,6 +58,7 @@ def test_every_verb_explains_itself(verb):
     assert "Usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_field_that_does_not_exist_is_told_its_near_matches(tmp_path):
     done = _rrmsdk(
         "transfer",
@@ -95,6 +96,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
     assert not checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_a_fraction_of_the_data_is_a_field_like_any_other(tmp_path):
     fields = ("data.fraction=0.3", "train.epochs=1", "train.batch=64", "student.width_mult=0.25")
     done = _rrmsdk(
@@ -107,6 +109,7 @@ def test_a_fraction_of_the_data_is_a_field_like_any_other(tmp_path):
     assert (info["train"], info["validation"], info["test"]) == (414, 58, 359)
 
 
+@pytest.mark.slow
 def test_teachers_given_twice_are_an_ensemble(tmp_path):
     asked = ["transfer", "-t", "hub:digits-cnn-linf", "-t", "hub:digits-cnn-linf", "--student", "cnn", "-d", "digits"]
     fields = ["-m", "akd", "-s", "method.inner.steps=1", "-s", "train.epochs=0.05", "-s", "student.width_mult=0.25"]

@@ -72,6 +72,7 @@ def checks(report):
     return {check.name: check for check in report.checks}
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_judged_by_its_own_answers_and_its_report_says_how_weak_that_is(onnx, of_onnx):
     assert of_onnx.attack == "square (black box)"
     assert [result.name for result in of_onnx.attacks] == ["noise", "square"]
@@ -80,6 +81,7 @@ def test_an_onnx_file_is_judged_by_its_own_answers_and_its_report_says_how_weak_
     assert 0 < of_onnx.robust < of_onnx.clean
 
 
+@pytest.mark.slow
 def test_the_missing_gradients_are_a_check_that_fails_and_none_is_made_with_gradients(of_onnx):
     told = checks(of_onnx)
     assert not told["white box"].ok
@@ -88,6 +90,7 @@ def test_the_missing_gradients_are_a_check_that_fails_and_none_is_made_with_grad
     assert [name for name, check in told.items() if not check.ok] == ["white box"]
 
 
+@pytest.mark.slow
 def test_somebody_elses_file_with_a_fixed_batch_and_other_names_is_judged_the_same(onnx, of_onnx, tmp_path):
     proto = load_onnx(onnx)
     for end, name in ((proto.graph.input[0], "image"), (proto.graph.output[0], "scores")):
@@ -101,6 +104,7 @@ def test_somebody_elses_file_with_a_fixed_batch_and_other_names_is_judged_the_sa
     assert attack(tmp_path / "theirs.onnx").outcomes == of_onnx.outcomes
 
 
+@pytest.mark.slow
 def test_the_network_itself_falls_to_the_same_queries_as_its_onnx_twin(bundle, of_onnx):
     report = attack(rrmsdk.load(bundle), attack="square")
     assert report.attack == "square"
@@ -108,6 +112,7 @@ def test_the_network_itself_falls_to_the_same_queries_as_its_onnx_twin(bundle, o
     assert {"white box", "zero gradients"} <= checks(report).keys()
 
 
+@pytest.mark.slow
 def test_a_model_behind_http_gives_the_outcomes_of_its_onnx_file(server, of_onnx):
     report = attack(server.url)
     assert report.outcomes == of_onnx.outcomes
@@ -115,11 +120,13 @@ def test_a_model_behind_http_gives_the_outcomes_of_its_onnx_file(server, of_onnx
     assert len(report.weights_sha256) == 64
 
 
+@pytest.mark.slow
 def test_no_request_holds_more_images_than_the_batch_and_the_outcomes_do_not_depend_on_it(server, of_onnx):
     assert attack(server.url, batch=7).outcomes == of_onnx.outcomes
     assert max(server.images) == 7
 
 
+@pytest.mark.slow
 def test_saved_images_of_a_black_box_re_evaluate_to_its_number(onnx, tmp_path):
     from rrmsdk.runtime.session import open_session
 
@@ -128,6 +135,7 @@ def test_saved_images_of_a_black_box_re_evaluate_to_its_number(onnx, tmp_path):
     assert reevaluate(model, tmp_path / "found.safetensors", weights_sha256=report.weights_sha256) == report.robust
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_never_copied(onnx):
     from rrmsdk.runtime.session import open_session
 
@@ -138,11 +146,13 @@ def test_what_is_asked_is_never_copied(onnx):
 
 
 @pytest.mark.parametrize("name", ["autoattack", "fast", "apgd", "pgd"])
+@pytest.mark.slow
 def test_an_attack_by_gradient_is_refused_and_what_is_possible_named(onnx, name):
     with pytest.raises(MismatchError, match=f"'{name}' follows gradients.*Possible are 'square', and 'replay'"):
         rrmsdk.attack(onnx, "digits", THREAT, attack=name, images=4, quiet=True)
 
 
+@pytest.mark.slow
 def test_replay_on_the_onnx_twin_reproduces_the_report_of_the_network(bundle, onnx, found):
     expected, path = found
     report = rrmsdk.attack(onnx, "digits", THREAT, attack="replay", replay=path, images=100, quiet=True)
@@ -160,6 +170,7 @@ def test_replay_comes_before_square_which_sees_only_what_it_left(server, found):
     assert report.attacks[1].attacked == report.attacks[0].attacked - report.attacks[0].broken
 
 
+@pytest.mark.slow
 def test_images_that_the_file_does_not_have_are_not_replayed(onnx, found, tmp_path):
     kept = read_adversarial(found[1])
     many = kept.outcomes.index("a") + 1  # the last of them falls
@@ -177,6 +188,7 @@ def test_images_that_the_file_does_not_have_are_not_replayed(onnx, found, tmp_pa
     ({"threat": "linf:1/5"}, "threat: .*linf:1/5, here it is linf:1/10"),
     ({"fingerprint": "0" * 64}, f"fingerprint: .*{'0' * 64}, here"), ({"split": "validation"}, "split: .*validation"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_what_was_found_under_another_threat_or_on_other_images_is_not_replayed(onnx, found, tmp_path, change, shown):
     kept = read_adversarial(found[1])
     saved.write(replace(kept, facts=kept.facts | change), tmp_path / "other.safetensors")
@@ -184,12 +196,14 @@ def test_what_was_found_under_another_threat_or_on_other_images_is_not_replayed(
         attack(onnx, THREAT, replay=tmp_path / "other.safetensors")
 
 
+@pytest.mark.slow
 def test_replay_without_a_file_says_what_to_type(onnx):
     with pytest.raises(FieldError, match=r"needs images: .*replay='adversarial.safetensors'"):
         rrmsdk.attack(onnx, "digits", THREAT, attack="replay", images=4, quiet=True)
 
 
 @pytest.mark.parametrize("trouble", [503, 429, "close", "cut"])
+@pytest.mark.slow
 def test_a_request_that_fails_twice_is_sent_again_and_changes_no_outcome(server, of_onnx, trouble):
     server.trouble = lambda number, path: trouble if number in (3, 4) else None
     assert attack(server.url).outcomes == of_onnx.outcomes
@@ -215,6 +229,7 @@ def test_another_version_in_the_middle_of_a_judgement_is_an_error(server):
         attack(server.url)
 
 
+@pytest.mark.slow
 def test_a_redirect_is_refused_and_the_other_host_never_asked(server, onnx):
     with OipServer(onnx) as other:
         server.elsewhere = other.url + "/infer"
@@ -224,6 +239,7 @@ def test_a_redirect_is_refused_and_the_other_host_never_asked(server, onnx):
         assert other.requests == []
 
 
+@pytest.mark.slow
 def test_a_proxy_of_the_environment_is_not_asked(server, onnx, monkeypatch, of_onnx):
     with OipServer(onnx) as other:
         monkeypatch.setenv("http_proxy", other.url)
@@ -231,6 +247,7 @@ def test_a_proxy_of_the_environment_is_not_asked(server, onnx, monkeypatch, of_o
         assert other.requests == []
 
 
+@pytest.mark.slow
 def test_a_judgement_that_a_server_ended_goes_on_from_its_journal(server, of_onnx, tmp_path):
     server.trouble = lambda number, path: 500 if number >= 20 else None
     with pytest.raises(EndpointError, match="answers 500"):
@@ -241,6 +258,7 @@ def test_a_judgement_that_a_server_ended_goes_on_from_its_journal(server, of_onn
     assert asked > 15
 
 
+@pytest.mark.slow
 def test_the_token_is_sent(server, of_onnx):
     server.token = SECRET
     assert attack(server.url, token=SECRET).outcomes == of_onnx.outcomes
@@ -274,11 +292,13 @@ def test_a_bundle_is_sent_to_verify(model):
         attack(model)
 
 
+@pytest.mark.slow
 def test_images_of_another_size_are_refused_with_both_shown(onnx):
     with pytest.raises(MismatchError, match=r"pixels have shape \[3, 4, 4\], the model takes \[1, 8, 8\]"):
         rrmsdk.attack(onnx, synthetic(lambda x: x.flatten(1)[:, :10], 10), THREAT, quiet=True)
 
 
+@pytest.mark.slow
 def test_labels_that_are_no_class_are_refused(onnx):
     digits = load(DataSpec(name="digits"))
     wrong = replace(digits, test=replace(digits.test, labels=digits.test.labels + 1))
@@ -286,6 +306,7 @@ def test_labels_that_are_no_class_are_refused(onnx):
         rrmsdk.attack(onnx, wrong, THREAT, **FEW)
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_than_the_data_has_is_refused(onnx):
     digits = load(DataSpec(name="digits"))
     fewer = replace(digits, info=digits.info.model_copy(update={"labels": digits.info.labels[:9]}))
@@ -379,6 +400,7 @@ def _rrmsdk(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "rrmsdk", "attack", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_the_same_report_as_json(onnx, of_onnx):
     done = _rrmsdk(str(onnx), "-d", "digits", "--threat", WIDE, "-n", "24", "--queries", "20", "--json")
     assert done.returncode == 0, done.stderr

@@ -43,6 +43,7 @@ def block(page: str, holds: str) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_it_loads_with_rrmsdk(pushed: tuple[HubServer, str], tmp_path: Path) -> None:
     server, page = pushed
     lines = [line for line in block(page, "rrmsdk.load").splitlines() if "transfer(" not in line]
@@ -50,12 +51,14 @@ def test_it_loads_with_rrmsdk(pushed: tuple[HubServer, str], tmp_path: Path) -> 
     assert said == "Classifier False"
 
 
+@pytest.mark.slow
 def test_it_answers_with_onnxruntime_alone(pushed: tuple[HubServer, str], tmp_path: Path) -> None:
     server, page = pushed
     code = block(page, "InferenceSession") + "\nimport sys\nprint(logits.shape, 'torch' in sys.modules)"
     assert run(code, server, tmp_path) == "(1, 10) False"
 
 
+@pytest.mark.slow
 def test_the_call_in_javascript_names_the_graphs_own_ends(pushed: tuple[HubServer, str]) -> None:
     _, page = pushed
     (code,) = re.findall(r"```js\n(.*?)```", page, re.S)

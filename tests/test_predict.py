@@ -145,6 +145,7 @@ def test_a_budget_in_seconds_buys_at_most_the_full_run():
     assert _tiny(steps=None, seconds=1e-6).steps == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_prediction_as_json():
     asked = f"predict -t {TEACHER} --student resnet14 -d digits --steps 2 -s train.epochs=1 -s student.width_mult=0.25"
     done = subprocess.run([sys.executable, "-m", "rrmsdk", *asked.split(), "--json"], capture_output=True, text=True)

@@ -214,6 +214,7 @@ def test_a_folder_of_versions_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client", "orjson", "httptools"])
+@pytest.mark.slow
 def test_without_its_packages_the_pip_command_is_said(tmp_path: Path, package: str) -> None:
     code = f"import sys; sys.modules['{package}'] = None; from rrmsdk.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "serve", "runs/x"], capture_output=True, text=True)

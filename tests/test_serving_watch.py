@@ -95,6 +95,7 @@ def slow(folder: Path, seconds_each: int) -> Bundle:
     return with_parity(bundles.seal(folder, made.card))
 
 
+@pytest.mark.slow
 def test_a_branch_is_followed_from_nothing_and_its_last_version_answers_when_the_hub_is_away(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_sigterm_while_the_hub_stalls_ends_it_at_once(hub: HubServer, tmp_path: 
         assert process.process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_while_a_version_is_loaded_ends_well_and_swaps_nothing(tmp_path: Path) -> None:
     make_served(tmp_path / "versions" / "1", seed=1)
     with started("--watch", tmp_path / "versions", "--every", 0.1, "--drain", 0) as process:

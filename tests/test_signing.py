@@ -283,6 +283,7 @@ class TestSigstore:
 
 
 @pytest.mark.parametrize("module", ["model_signing", "OpenSSL"])
+@pytest.mark.slow
 def test_signing_without_its_extra_says_what_to_install(made: Bundle, key: Path, module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from rrmsdk.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "sign", f"path:{made.path}", "--key", key], capture_output=True)
@@ -294,6 +295,7 @@ class TestCommandLine:
     def rrmsdk(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "rrmsdk", *arguments], capture_output=True, text=True)
 
+    @pytest.mark.slow
     def test_keys_are_made_a_bundle_is_signed_and_checked(self, made: Bundle, tmp_path: Path) -> None:
         key, model = tmp_path / "release", f"path:{made.path}"
         done = self.rrmsdk("sign", "--new-key", key, "--json")

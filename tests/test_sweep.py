@@ -160,6 +160,7 @@ def test_points_that_come_to_one_recipe_are_one_run(tmp_path):
     assert [point.values for point in _sweep(tmp_path, "5e-3,0.005").points] == [{LAMBDA: 5e-3}]
 
 
+@pytest.mark.slow
 def test_more_values_leave_the_finished_points_as_they_are(tmp_path):
     _sweep(tmp_path, "5e-3")
     before = _weights(tmp_path)
@@ -169,6 +170,7 @@ def test_more_values_leave_the_finished_points_as_they_are(tmp_path):
     assert before.items() < after.items()
 
 
+@pytest.mark.slow
 def test_two_fields_make_a_grid(tmp_path):
     swept = _sweep(tmp_path, ["0,1", "cosine,relative_l2"], ["seed", "method.distance"])
     assert [tuple(point.values.values()) for point in swept.points] == [
@@ -284,6 +286,7 @@ def _search(out: Path, trials: int) -> Sweep:
     return _sweep(out, RANGES, SEARCHED, search="optuna", trials=trials)
 
 
+@pytest.mark.slow
 def test_a_search_that_continues_proposes_what_it_would_have_proposed_at_once(tmp_path):
     pytest.importorskip("optuna")
     straight = _search(tmp_path / "straight", 3)

@@ -60,6 +60,7 @@ def killed_after(folder: Path, count: int, **spec) -> int:
     return len(lines(folder))
 
 
+@pytest.mark.slow
 def test_a_judgement_that_was_killed_goes_on_and_gives_the_report_of_one_that_was_not(tmp_path, expected):
     bundle = copied(tmp_path / "b")
     kept = killed_after(bundle.path, 1, **SPEC)

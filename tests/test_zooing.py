@@ -234,6 +234,7 @@ class TestBuild:
         assert made.card.name == "digits-cnn-linf"
         assert made.card.score.attack == "pgd-2"
 
+    @pytest.mark.slow
     def test_what_was_built_is_published_and_its_release_is_what_the_index_needs(
         self, server: HubServer, tmp_path: Path
     ) -> None:

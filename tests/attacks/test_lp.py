@@ -270,6 +270,7 @@ def test_which_images_fall_to_several_targets_does_not_depend_on_the_batch_size(
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_images_at_any_batch_size(name):
     threat = MIDDLE["l2" if name == "square-l2" else "l1"]
     first, *others = (outcomes(ATTACKS[name](), threat, 30, batch) for batch in (64, 16, 7))
@@ -284,6 +285,7 @@ def official(attack, model) -> Attack:
 
 
 @pytest.mark.parametrize("norm", ["l2", pytest.param("l1", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_square_is_not_weaker_than_the_official_one(norm):
     threat, model = MIDDLE[norm], robust_model()
     theirs = SquareAttack(model, norm=norm.upper(), eps=float(threat.eps), n_queries=300, resc_schedule=False)
@@ -294,6 +296,7 @@ def test_square_is_not_weaker_than_the_official_one(norm):
 
 
 @pytest.mark.parametrize("loss", ["ce", "dlr-targeted"])
+@pytest.mark.slow
 def test_apgd_for_l1_is_not_weaker_than_the_official_one(loss):
     threat, model = MIDDLE["l1"], robust_model()
     given = {"norm": "L1", "eps": float(threat.eps), "use_largereps": True}

@@ -107,6 +107,7 @@ def test_autoattack_on_2_classes_skips_the_targeted_loss_and_says_why(model):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.slow
 def test_the_white_box_attacks_of_autoattack_run_on_few_classes(classes):
     model, test = network(classes), digits().test
     at = (test.labels < classes).nonzero().flatten()[:8]
@@ -117,6 +118,7 @@ def test_the_white_box_attacks_of_autoattack_run_on_few_classes(classes):
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.slow
 def test_an_attack_leaves_the_callers_randomness_and_the_gradients_of_the_weights_alone(model, images, index):
     x, y, ids = (part[:4] for part in images)
     torch.manual_seed(11)

@@ -24,6 +24,7 @@ def test_the_bounds_say_at_every_count_what_the_verdict_says(at_least):
             assert said == verdict(n, hits, of, at_least, confidence), (n, hits)
 
 
+@pytest.mark.slow
 def test_a_small_run_ends_in_a_result_file(tmp_path):
     words = [str(SCRIPT), "--images", "40", "--runs", "20", "--out", str(tmp_path)]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)

@@ -116,6 +116,7 @@ def _width(table: rows.Table, row: rows.Row, scale: rows.Scale, of_teacher: int 
 
 
 @pytest.mark.parametrize("scale", ["paper", "small"])
+@pytest.mark.slow
 def test_every_student_of_rrm_gets_an_embedding_as_wide_as_its_teachers(scale):
     at = rows.scale(scale)
     for table, row in EVERY:

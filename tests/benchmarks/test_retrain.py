@@ -22,6 +22,7 @@ def test_a_challenger_passes_where_the_bound_of_the_gate_is_within_the_margin(ma
             assert passes(gained, lost, 500, margin, 0.95) == (bound > -margin), (gained, lost)
 
 
+@pytest.mark.slow
 def test_a_small_run_of_promotions_ends_in_a_result_file(tmp_path):
     words = [
         str(SCRIPT),

@@ -88,6 +88,7 @@ def test_each_of_the_64_bits_is_fair_over_ids():
 
 
 @pytest.mark.parametrize("steps", [range(0, 4096), range(2**31, 2**31 + 4096)])
+@pytest.mark.slow
 def test_first_numbers_of_neighbouring_steps_fill_the_interval_evenly(steps):
     first = torch.cat([draws.uniform(0, step, torch.tensor([7, 8]), (2,), 1).flatten() for step in steps])
     counts = (first * 64).long().bincount(minlength=64).double()

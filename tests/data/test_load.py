@@ -220,6 +220,7 @@ def test_writing_into_loaded_pixels_leaves_the_cache_as_it_was(parquet_set, tmp_
     assert open_folder(parquet_set, tmp_path, validation=0).train.pixels.equal(first)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_with_one_whole_cache(write_folder, digits, tmp_path):
     place = write_folder(tmp_path / "set", digits)
     both = [load_in_a_process(place, tmp_path / "shared") for _ in range(2)]
@@ -236,6 +237,7 @@ def test_two_processes_at_once_end_with_one_whole_cache(write_folder, digits, tm
     assert stored(tmp_path / "shared", ".*.part") == []
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_decoding_leaves_nothing_that_passes_for_a_cache(write_folder, digits, tmp_path):
     place = write_folder(tmp_path / "set", digits)
     pipes = {file: file.read_bytes() for file in find(place)["train"][-2:]}

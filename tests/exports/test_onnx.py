@@ -41,7 +41,12 @@ class Exported:
     session: Session
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+QUICK = ("cnn", "resnet14")
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FAMILIES]
+)
 def exported(request: pytest.FixtureRequest, classifier: Make, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """From a network in train mode."""
     if request.param.startswith("timm:") and importlib.util.find_spec("timm") is None:
@@ -118,6 +123,7 @@ def test_the_network_stays_in_train_mode(exported: Exported) -> None:
     assert all(module.training for module in exported.model.modules())
 
 
+@pytest.mark.slow
 def test_the_same_weights_give_the_same_bytes(classifier: Make, tmp_path: Path) -> None:
     for name, mode, layout in (("a", False, torch.contiguous_format), ("b", True, torch.channels_last)):
         model = classifier(FAMILIES["cnn"]).train(mode).to(memory_format=layout)
@@ -163,6 +169,7 @@ def expect_two_images(x: Tensor) -> Tensor:
         (expect_two_images, "fixed batch at 'pixels': forward must take any number of images"),
     ],
 )
+@pytest.mark.slow
 def test_what_no_server_should_run_is_refused(tmp_path: Path, before: Callable[[Tensor], Tensor], says: str) -> None:
     with pytest.raises(ExportError, match=says):
         to_onnx(Layer(before), tmp_path / "model.onnx", metadata={})

@@ -37,6 +37,7 @@ def tree(folder: Path) -> list[str]:
     return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
 
 
+@pytest.mark.slow
 def test_the_verb_writes_config_labels_and_the_first_version(bundle: Bundle, tmp_path: Path) -> None:
     rrmsdk.export(bundle, triton=tmp_path / "models", **QUICK)
     assert tree(tmp_path / "models") == [f"{NAME}/{name}" for name in ("1/model.onnx", "config.pbtxt", "labels.txt")]

@@ -90,6 +90,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(one.relative_to(folder)): files.sha256(one) for one in found if one.is_file()}
 
 
+@pytest.mark.slow
 def test_the_card_names_each_graph_and_what_is_known_of_it(exported: Bundle) -> None:
     names = {name for kind in KINDS.values() for name in bundles.exported(*kind)}
     assert names <= set(bundles.read(exported.path).card.files)
@@ -97,6 +98,7 @@ def test_the_card_names_each_graph_and_what_is_known_of_it(exported: Bundle) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_each_is_plain_onnx_of_opset_20_in_one_file(exported: Bundle, kind: str) -> None:
     proto = graph_of(exported, kind)
     assert {(one.domain, one.version) for one in proto.opset_import} == {("", 20)}
@@ -104,6 +106,7 @@ def test_each_is_plain_onnx_of_opset_20_in_one_file(exported: Bundle, kind: str)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_each_takes_and_gives_fp32_in_any_number(exported: Bundle, kind: str) -> None:
     session = open_session(exported.path / bundles.exported(*KINDS[kind])[0])
     for many in (1, 3):
@@ -112,6 +115,7 @@ def test_each_takes_and_gives_fp32_in_any_number(exported: Bundle, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_each_says_whose_network_it_is_and_what_that_withstood(exported: Bundle, kind: str) -> None:
     told = open_session(exported.path / bundles.exported(*KINDS[kind])[0]).metadata
     score = exported.card.score
@@ -122,6 +126,7 @@ def test_each_says_whose_network_it_is_and_what_that_withstood(exported: Bundle,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_no_note_of_the_tools_and_no_path_is_left_in_it(exported: Bundle, kind: str) -> None:
     proto = graph_of(exported, kind)
     content = proto.SerializeToString()
@@ -131,16 +136,19 @@ def test_no_note_of_the_tools_and_no_path_is_left_in_it(exported: Bundle, kind: 
     ] == []
 
 
+@pytest.mark.slow
 def test_all_weights_of_the_fp16_graph_are_halves(exported: Bundle) -> None:
     kinds = {one.data_type for one in tensors(graph_of(exported, "fp16")).values()}
     assert kinds <= {TensorProto.FLOAT16, TensorProto.INT64}
 
 
+@pytest.mark.slow
 def test_the_fp16_graph_casts_at_its_two_ends_only(exported: Bundle) -> None:
     casts = [node for node in graph_of(exported, "fp16").graph.node if node.op_type == "Cast"]
     assert [(node.input[0] == "pixels", node.output[0] == "logits") for node in casts] == [(True, False), (False, True)]
 
 
+@pytest.mark.slow
 def test_int8_for_the_cpu_has_unsigned_activations_and_signed_weights(exported: Bundle) -> None:
     proto = graph_of(exported, "int8")
     known = tensors(proto)
@@ -149,11 +157,13 @@ def test_int8_for_the_cpu_has_unsigned_activations_and_signed_weights(exported: 
     assert (activations, weights) == ({TensorProto.UINT8}, {TensorProto.INT8})
 
 
+@pytest.mark.slow
 def test_int8_for_tensorrt_is_signed_and_symmetric(exported: Bundle) -> None:
     points = zero_points(graph_of(exported, "int8_tensorrt"))
     assert {(one.dtype, bool(one.any())) for one in points} == {(np.dtype(np.int8), False)}
 
 
+@pytest.mark.slow
 def test_the_weights_of_int8_have_a_scale_for_each_channel(exported: Bundle) -> None:
     for kind in ("int8", "int8_tensorrt"):
         proto = graph_of(exported, kind)
@@ -164,18 +174,21 @@ def test_the_weights_of_int8_have_a_scale_for_each_channel(exported: Bundle) -> 
         assert all(known[node.input[1]].dims == known[node.input[0]].dims[:1] for node in kernels)
 
 
+@pytest.mark.slow
 def test_logits_are_not_rounded_to_8_bits(exported: Bundle) -> None:
     for kind in ("int8", "int8_tensorrt"):
         (last,) = [node for node in graph_of(exported, kind).graph.node if "logits" in node.output]
         assert last.op_type == "Gemm"
 
 
+@pytest.mark.slow
 def test_int8_is_a_third_of_the_size_at_most(exported: Bundle) -> None:
     sizes = [(exported.path / bundles.exported(*KINDS[kind])[0]).stat().st_size for kind in ("fp32", "int8")]
     assert sizes[1] < sizes[0] / 3
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8", "int8_tensorrt"])
+@pytest.mark.slow
 def test_a_second_export_gives_the_same_bytes(exported: Bundle, mine: Bundle, kind: str) -> None:
     precision, target = KINDS[kind]
     again = rrmsdk.export(mine, precision=precision, target=target, **QUICK)
@@ -190,11 +203,13 @@ def test_the_ranges_come_from_train_images_alone() -> None:
     assert all(one.numpy().tobytes() in train for one in drawn)
 
 
+@pytest.mark.slow
 def test_other_train_images_give_another_int8_graph(exported: Bundle, mine: Bundle) -> None:
     other = rrmsdk.export(mine, precision="int8", calibration=8, seed=1, **QUICK)
     assert other.card.files["onnx/model_int8.onnx"] != exported.card.files["onnx/model_int8.onnx"]
 
 
+@pytest.mark.slow
 def test_the_train_images_are_told(exported: Bundle) -> None:
     told = parity_of(exported, "int8").calibration
     assert told is not None
@@ -202,6 +217,7 @@ def test_the_train_images_are_told(exported: Bundle) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_network_and_graph_are_judged_on_the_same_images_by_the_same_attacks(exported: Bundle, kind: str) -> None:
     kept = parity_of(exported, kind).robust
     assert kept is not None
@@ -210,6 +226,7 @@ def test_network_and_graph_are_judged_on_the_same_images_by_the_same_attacks(exp
         assert one.clean >= one.replayed >= one.robust > 0.7
 
 
+@pytest.mark.slow
 def test_what_breaks_the_network_breaks_the_fp32_graph(exported: Bundle) -> None:
     kept = parity_of(exported, "fp32").robust
     assert kept is not None
@@ -229,6 +246,7 @@ def test_a_file_of_before_robustness_was_measured_is_still_read() -> None:
     assert value.parse(ExportParity, old).robust is None
 
 
+@pytest.mark.slow
 def test_int8_that_loses_robust_accuracy_is_refused_with_both_numbers(mine: Bundle) -> None:
     bundle = loud(mine, 1e5)
     before = tree(bundle.path)
@@ -244,6 +262,7 @@ def test_the_same_weights_pass_in_fp32(mine: Bundle) -> None:
     assert rrmsdk.export(loud(mine, 1e5), **QUICK).onnx.is_file()
 
 
+@pytest.mark.slow
 def test_a_wider_margin_lets_it_pass_and_the_fall_is_on_record(mine: Bundle) -> None:
     kept = parity_of(rrmsdk.export(loud(mine, 1e5), precision="int8", margin=1.0, **QUICK), "int8").robust
     assert kept is not None
@@ -291,11 +310,13 @@ def in_its_place(other: nn.Module, folder: Path, margin: float, queries: int) ->
     return check_robust(models.from_bundle(bundle), weights, session, trial)
 
 
+@pytest.mark.slow
 def test_a_graph_that_is_right_without_an_attack_and_not_under_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"other\.onnx keeps .*clean 0\.9\d+ and"):
         in_its_place(fitted(), tmp_path, 0.01, queries=100)
 
 
+@pytest.mark.slow
 def test_images_that_the_network_withstands_by_little_are_replayed_too(tmp_path: Path) -> None:
     twin = rrmsdk.load("hub:digits-cnn-linf")
     last = [one for one in twin.modules() if isinstance(one, nn.Linear)][-1]
@@ -323,6 +344,7 @@ def test_what_cannot_be_asked_for_is_said(fields: dict[str, object], says: str, 
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_the_parity_as_json_and_nothing_else(exported: Bundle, tmp_path: Path) -> None:
     shutil.copytree(exported.path, tmp_path / "copy")
     asked = ["export", str(tmp_path / "copy"), "--onnx", "-p", "int8", "--images", "10", "--queries", "5", "--json"]
@@ -332,6 +354,7 @@ def test_the_command_line_prints_the_parity_as_json_and_nothing_else(exported: B
     assert (Path(told["onnx"]).name, told["parity"]["robust"]["images"]) == ("model_int8.onnx", 10)
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_both_robust_accuracies(exported: Bundle, tmp_path: Path) -> None:
     shutil.copytree(exported.path, tmp_path / "copy")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "copy"), "--onnx", "-n", "10", "--queries", "5", "-q"])

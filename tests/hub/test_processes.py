@@ -87,6 +87,7 @@ def test_a_pull_that_was_killed_leaves_nothing_half_and_can_be_repeated(full: Hu
     assert json.loads(out)["path"] == str(kept(full, cache).path), err
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_is_killed_and_the_other_goes_on(full: HubServer, cache: Path) -> None:
     sending = threading.Event()
 

@@ -205,6 +205,7 @@ class TestUpload:
         assert hub.asked("/storage/", "PUT") == 1
 
     @pytest.mark.parametrize("trouble", [500, 503, "unheard", "lost", Refuse(429, {"Retry-After": "0"})])
+    @pytest.mark.slow
     def test_an_upload_that_fails_once_is_sent_again(self, hub: HubServer, made: Bundle, trouble: Trouble) -> None:
         hub.trouble = once("PUT", "/storage/", trouble)
         send(hub, made)

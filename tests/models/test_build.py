@@ -34,6 +34,7 @@ from tests.models.networks import config, network, pixels
         ("mobilenet_v2", 2_236_682),
     ],
 )
+@pytest.mark.slow
 def test_it_has_the_published_number_of_parameters(arch, parameters):
     with torch.device("meta"):
         model = build(arch, 10, 32)
@@ -96,6 +97,7 @@ def test_a_width_that_is_there_already_adds_nothing():
 
 
 @pytest.mark.parametrize("arch", ["alexnet", "vgg11"])
+@pytest.mark.slow
 def test_large_alexnet_and_vgg_narrow_their_hidden_layer_instead(arch):
     model = network(config(arch, 96, width_mult=0.0625, width=48))
     assert [m.out_features for m in model.modules() if isinstance(m, torch.nn.Linear)] == [256, 48, 5]
@@ -170,6 +172,7 @@ def test_an_unknown_name_is_told_with_near_ones(arch, message):
         ({"arch": "timm:deit_tiny_distilled_patch16_224"}, "ends in tuple; an embedding is the input of a linear"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_network_that_cannot_be_as_asked_says_why(fields, message):
     with pytest.raises(MismatchError, match=message):
         build(**{"classes": 10, "input_size": 32, **fields})

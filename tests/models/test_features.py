@@ -21,6 +21,7 @@ few_networks = pytest.mark.parametrize(
 
 
 @every_network
+@pytest.mark.slow
 def test_there_is_a_logit_for_each_class(config):
     assert network(config)(pixels(config)).shape == (2, 5)
 
@@ -84,6 +85,7 @@ def test_every_map_takes_part_in_the_logits(config):
 
 
 @few_networks
+@pytest.mark.slow
 def test_it_compiles_to_one_graph(config):
     model, x = network(config), pixels(config)
     torch.compiler.reset()

@@ -62,6 +62,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", BANKED)
+@pytest.mark.slow
 def test_an_fp32_bank_changes_no_bit_of_a_run(name, tmp_path):
     banked, plain = with_bank(name, folder=tmp_path), training(name)
     assert curve(banked) == curve(plain)
@@ -70,6 +71,7 @@ def test_an_fp32_bank_changes_no_bit_of_a_run(name, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"channels_last": False}, {"ema": 0.9}], ids=str)
+@pytest.mark.slow
 def test_it_changes_no_bit_in_other_precisions_and_layouts_either(settings, tmp_path):
     made = with_bank("mixacm", folder=tmp_path, **{k: v for k, v in settings.items() if k != "precision"})
     if "precision" in settings:  # of the training; the bank's is another field
@@ -190,6 +192,7 @@ def _process(folder: Path, epochs: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_writer_killed_with_sigkill_is_continued(tmp_path):
     made = training(bank={"folder": str(tmp_path / "killed"), "epochs": 12})
     killed = _process(tmp_path / "killed", 12)
@@ -228,6 +231,7 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_flip, _cut, Path.unlink])
+@pytest.mark.slow
 def test_a_damaged_shard_is_written_again_and_no_other(damage, tmp_path):
     made = with_bank(folder=tmp_path, epochs=3)
     good = {one: (sha256(one), one.stat().st_ino) for one in shards(tmp_path)}

@@ -78,6 +78,7 @@ def _apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> floa
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_trains_on_two_ranks_and_goes_on_once(script, tmp_path):
     out = _done(_start(sys.executable, script, 2, tmp_path / "run", 1))
     assert out == f"rank None {tmp_path / 'run'}\n"

@@ -99,6 +99,7 @@ def test_a_run_killed_while_it_writes_an_epoch_leaves_no_half_bundle_and_goes_on
         assert sha256(bundles.read(again.path / name).weights) == sha256(run.path / name / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_rewrites_no_epoch_that_is_there(tmp_path):
     folder = tmp_path / "run"
     going = _start(folder)

@@ -143,6 +143,7 @@ def test_a_step_that_does_not_fit_leaves_the_weights_as_they_were(said):
 
 
 @linux
+@pytest.mark.slow
 def test_what_does_not_fit_at_once_fits_in_the_parts_that_the_error_names(said):
     named = re.search(r"train\.accumulate=(\d+)", said[0])
     assert named, said

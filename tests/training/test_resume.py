@@ -36,6 +36,7 @@ def _bits(training: small.Training) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.slow
 def test_a_restored_run_ends_with_the_same_bits(settings, tmp_path):
     straight = small.training(epochs=0.5, **settings)
     for _ in steps(straight):

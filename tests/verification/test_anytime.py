@@ -89,6 +89,7 @@ def test_the_recursion_finds_what_counting_every_order_finds(robust):
 @pytest.mark.parametrize(
     ("at_least", "robust"), [(0.45, 89), (0.45, 90), (0.45, 80), (0.45, 100), (0.9, 179), (0.9, 180), (0.03, 5)]
 )
+@pytest.mark.slow
 def test_of_200_images_a_wrong_verdict_is_as_rare_as_promised_and_near_the_floor_hardly_rarer(at_least, robust):
     wrong = _wrong(200, robust, at_least, 0.9)
     assert wrong <= 0.1

@@ -302,6 +302,7 @@ def test_the_batch_does_not_matter(judged, tmp_path):
     assert again.types == found.types
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object(tmp_path):
     command = [sys.executable, "-m", "rrmsdk", "corrupt", TEACHER, "-n", "10", "--out", str(tmp_path / "b"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)

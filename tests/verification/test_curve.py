@@ -73,6 +73,7 @@ class Linear(nn.Module):
     ("linf", 1.0, "0..1/8:5"),
     ("l2", 2.0, "0..1/4:5"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_the_curve_of_a_linear_classifier_is_its_closed_form(norm, dual, radii):
     model, draw = Linear(), torch.Generator().manual_seed(2)
     pixels = torch.randint(90, 166, (80, 1, 4, 4), generator=draw, dtype=torch.uint8)
@@ -89,6 +90,7 @@ def test_the_curve_of_a_linear_classifier_is_its_closed_form(norm, dual, radii):
     pytest.param("l2", ("1/4", "1/2", "1"), marks=pytest.mark.slow),
     pytest.param("l1", ("1", "2"), marks=pytest.mark.slow),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_every_image_is_judged_as_when_each_radius_is_attacked_for_itself(norm, radii):
     model, test, threats = network(), digits().test.take(120), _threats(norm, *radii)
     with judging(model, 0):
@@ -118,6 +120,7 @@ def test_each_broken_image_is_shown_by_one_that_misleads_inside_its_own_ball(nor
     assert falling.pixels.max() <= 1
 
 
+@pytest.mark.slow
 def test_no_image_withstands_more_than_one_attack():
     found = _measured(network(), digits().test.take(120), "0..1/5:8")
     in_vain = sum(one.attacked - one.broken for one in found.points)
@@ -151,6 +154,7 @@ def test_an_honest_network_falls_at_the_radius_of_grey():
     assert "linf:1/2" in check.says
 
 
+@pytest.mark.slow
 def test_a_network_that_hides_its_gradient_does_not_fall_and_the_summary_says_so():
     found = _measured(Steps(), digits().test.take(60), "1/40,1/20")
     check = _check(found, "falls at last")
@@ -215,17 +219,20 @@ def curved(tmp_path_factory):
     return folder, rrmsdk.curve(TEACHER, images=80, out=folder, quiet=True)
 
 
+@pytest.mark.slow
 def test_the_default_radii_reach_twice_the_one_of_the_card(curved):
     _, found = curved
     assert [one.eps for one in found.points] == [Fraction(number, 40) for number in range(9)]
 
 
+@pytest.mark.slow
 def test_the_curve_never_rises(curved):
     _, found = curved
     assert all(a.robust >= b.robust for a, b in pairwise(found.points))
     assert found.points[0].robust > found.points[4].robust > found.points[8].robust
 
 
+@pytest.mark.slow
 def test_the_point_at_the_radius_of_the_card_is_what_verify_says(curved, tmp_path):
     _, found = curved
     judged = rrmsdk.verify(TEACHER, attack="fast", images=80, out=tmp_path / "v", quiet=True).report
@@ -234,12 +241,14 @@ def test_the_point_at_the_radius_of_the_card_is_what_verify_says(curved, tmp_pat
     assert judged.clean == found.points[0].robust
 
 
+@pytest.mark.slow
 def test_the_bundle_names_the_file_and_the_file_is_the_result(curved):
     folder, found = curved
     assert value.read(Curve, folder / CURVE) == found
     assert CURVE in json.loads((folder / "card.json").read_text())["files"]
 
 
+@pytest.mark.slow
 def test_a_plot_lies_beside_it_with_every_radius(curved):
     folder, _ = curved
     plot = (folder / "curve.svg").read_text()
@@ -247,6 +256,7 @@ def test_a_plot_lies_beside_it_with_every_radius(curved):
     assert "<!-- 1/40 -->" in plot
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_curve(curved, tmp_path):
     folder, found = curved
     text = rrmsdk.report(folder, tmp_path / "p.html", gallery=False, quiet=True).read_text()
@@ -257,6 +267,7 @@ def test_the_page_shows_the_curve(curved, tmp_path):
     assert line["x"] == [number / 40 for number in range(9)]
 
 
+@pytest.mark.slow
 def test_the_first_line_says_what_kind_of_number_a_point_is(curved):
     _, found = curved
     lines = found.summary().splitlines()
@@ -265,6 +276,7 @@ def test_the_first_line_says_what_kind_of_number_a_point_is(curved):
     assert own.split()[0] == "1/10"
 
 
+@pytest.mark.slow
 def test_points_that_the_outcomes_do_not_bear_out_are_refused(curved):
     _, found = curved
     points = (*found.points[:-1], found.points[-1].model_copy(update={"robust": 0.0}))
@@ -282,6 +294,7 @@ def test_an_unknown_norm_is_told_its_near_matches(tmp_path):
         rrmsdk.curve(TEACHER, norm="l3", eps="1", out=tmp_path / "b", quiet=True)
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object(tmp_path):
     out = tmp_path / "b"
     command = [sys.executable, "-m", "rrmsdk", "curve", TEACHER, "--eps", "1/4,1/2", "--norm", "l2"]
@@ -296,6 +309,7 @@ def test_the_command_prints_one_json_object(tmp_path):
     assert (told["norm"], told["attack"], told["images"], told["note"]) == ("l2", "pgd-3", 20, UPPER_BOUNDS)
 
 
+@pytest.mark.slow
 def test_the_command_refuses_radii_in_one_line(tmp_path):
     command = [sys.executable, "-m", "rrmsdk", "curve", TEACHER, "--eps", "-1/255", "--out", str(tmp_path / "b")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -171,14 +171,17 @@ def _suspicious(model: nn.Module, queries: int = 100) -> set[str]:
     return {f"{one.first} < {one.second}" for one in found if one.suspicious}
 
 
+@pytest.mark.slow
 def test_the_plain_teacher_is_not_suspected():
     assert _suspicious(Masked()) == set()
 
 
+@pytest.mark.slow
 def test_saturated_logits_fall_to_the_loss_that_does_not_depend_on_their_size():
     assert "apgd-ce < apgd-dlr" in _suspicious(Masked(scale=1e4))
 
 
+@pytest.mark.slow
 def test_quantised_pixels_fall_to_the_attack_without_gradients():
     assert "apgd-ce < square" in _suspicious(Masked(pixels=lambda x: (x * 8).round() / 8))
 
@@ -224,6 +227,7 @@ def _go(model, out, teacher=None, **settings) -> Diagnosis:
     return rrmsdk.diagnose(model, teacher, out=out, quiet=True, **{"images": 100, "steps": 5, "masking": 0} | settings)
 
 
+@pytest.mark.slow
 def test_a_masked_bundle_is_warned_of_and_the_warnings_name_the_attacks(masked, tmp_path):
     found = _go(masked, tmp_path / "d", images=200, masking=200, queries=20)
     assert found.compared_from == "attacks"
@@ -252,6 +256,7 @@ def test_a_model_without_a_teacher_is_its_own_reference(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_validation_split_has_other_images_and_reads_no_report(tmp_path):
     data = {"name": "digits", "validation": 0.1}
     found = _go(TEACHER, tmp_path / "d", data=data, split="validation", images=20, masking=10, queries=5)
@@ -306,6 +311,7 @@ def written(tmp_path_factory):
     return folder, _command(*ASKED, "-o", str(folder / "a"), "--json"), _command(*ASKED, "-o", str(folder / "b"))
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_json_that_is_the_file_with_its_warnings(written):
     folder, done, _ = written
     assert done.returncode == 0, done.stderr
@@ -316,6 +322,7 @@ def test_the_command_line_prints_json_that_is_the_file_with_its_warnings(written
     assert value.read(Diagnosis, folder / "a" / "diagnosis.json").images == 40
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_a_person_the_numbers_and_that_nothing_is_wrong(written):
     _, _, done = written
     assert done.returncode == 0, done.stderr

@@ -120,11 +120,13 @@ def test_the_checks_name_what_is_wrong_with_a_model_and_nothing_else(name):
      ("randomised", ["apgd-ce+eot", "apgd-dlr+eot"]),
      pytest.param("rippled", ["apgd-dlr+averaged", "apgd-dlr+nes"], marks=pytest.mark.slow)],
 )  # fmt: skip
+@pytest.mark.slow
 def test_the_attacks_fit_what_was_found(name, attacks):
     assert [one.removesuffix("+averaged+bpda") for one in judged(name).names[: len(attacks)]] == attacks
 
 
 @pytest.mark.parametrize("name", ["quantised", "saturated", "randomised", "rippled"])
+@pytest.mark.slow
 def test_a_masked_model_stands_more_ordinary_attacks_than_adaptive_ones(name):
     assert judged(name).adapted <= judged(name).ordinary - 2
 

@@ -56,6 +56,7 @@ def attack(name, threat):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("number", [0, 1, pytest.param(2, marks=SLOW)], ids=["apgd-ce", "apgd-t", "fab-t"])
+@pytest.mark.slow
 def test_each_attack_alone_breaks_what_the_reference_breaks(model, norm, number):
     threat = WHERE_HALF_FALL[norm]
     ours, theirs = autoattack(threat, classes=10)[number], autoattack_standard(model, threat, 0, classes=10)[number]
@@ -68,6 +69,7 @@ def test_each_attack_alone_breaks_what_the_reference_breaks(model, norm, number)
 @pytest.mark.parametrize(
     "name", ["apgd-ce", "square", *(pytest.param(name, marks=SLOW) for name in ("apgd-t", "fab-t"))]
 )
+@pytest.mark.slow
 def test_an_image_has_the_same_outcome_in_any_batch(model, name):
     threat = WHERE_HALF_FALL["linf"]
     found = {outcomes(model, (attack(name, threat),), threat, images=40, batch=batch) for batch in (3, 16, 40, 256)}
@@ -77,6 +79,7 @@ def test_an_image_has_the_same_outcome_in_any_batch(model, name):
 
 
 @pytest.mark.parametrize("threat", [LINF, pytest.param(L2, marks=SLOW)], ids=str)
+@pytest.mark.slow
 def test_what_is_found_is_lawful_and_breaks_the_plain_network_when_it_is_read_back(model, threat, tmp_path):
     path = tmp_path / "found.safetensors"
     spec = VerifySpec(images=24) if threat.norm == "linf" else VerifySpec(attack="fast", images=24)
@@ -156,6 +159,7 @@ def test_the_images_of_a_verdict_are_kept_and_re_evaluate_to_its_number(model, t
     assert reevaluate(model, tmp_path / "found.safetensors") == report.robust
 
 
+@pytest.mark.slow
 def test_a_judgement_goes_on_from_its_journal_and_gives_the_same_report(model, tmp_path):
     spec, steps = VerifySpec(images=24), []
 

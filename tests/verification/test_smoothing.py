@@ -278,6 +278,7 @@ def test_an_accuracy_that_the_certificates_do_not_bear_out_is_refused(certified_
         Certified.model_validate(found.model_copy(update={"at_threat": at}).model_dump())
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_object(tmp_path):
     out = tmp_path / "b"
     command = [sys.executable, "-m", "rrmsdk", "certify", TEACHER, "--sigma", "0.1", "--n0", "10", "--n", "50"]

@@ -118,6 +118,7 @@ COMPARED = [
 
 
 @pytest.mark.parametrize("threat", COMPARED)
+@pytest.mark.slow
 def test_the_reference_engine_finds_what_the_official_driver_finds(model, threat, tmp_path):
     from pyautoattack import AutoAttack
 

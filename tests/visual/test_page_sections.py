@@ -197,6 +197,7 @@ def test_every_figure_is_one_that_plotly_knows(looked):
 # Exported graphs
 
 
+@pytest.mark.slow
 def test_each_exported_graph_is_beside_the_network_under_the_same_attacks(tmp_path):
     bundle = rrmsdk.pull(TEACHER, tmp_path / "own")
     for precision in ("fp32", "int8"):
