@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from hub_process import ROOT, hub
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import disable_progress_bars
 
@@ -30,9 +31,8 @@ from rrmsdk.hub import fetch, index
 from rrmsdk.schema.ref import Ref
 from rrmsdk.verification.provenance import hardware, result_file, version, versions
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # the Hub and the bundles of the tests
-from tests.bundles import make_large  # noqa: E402
+from tests.bundles import make_large
 
 REPO = "acme/large"
 PULL_RATIO, WARM_MS, IMPORT_SECONDS = 1.3, 20.0, 0.3  # what was promised
@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         bundle = make_large(place / "bundle", args.megabytes * 1_000_000)
-        with running(bundle.path) as (endpoint, commit):
+        with hub(REPO, bundle.path) as (endpoint, commit):
             ours, plain = taking_turns(
                 args.rounds, lambda: pull(endpoint, commit, place), lambda: plain_pull(endpoint, commit, place)
             )
@@ -85,18 +85,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result file")
     return parser.parse_args()
-
-
-@contextmanager
-def running(bundle: Path) -> Iterator[tuple[str, str]]:
-    """A Hub that holds the bundle; gives its address and the commit."""
-    command = [sys.executable, "-m", "tests.hub_server", REPO, str(bundle)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
-        assert hub.stdout is not None
-        endpoint, commit = hub.stdout.readline().split()
-        yield endpoint, commit
-        assert hub.stdin is not None
-        hub.stdin.close()
 
 
 def taking_turns(rounds: int, *kinds: Callable[[], Spent]) -> list[list[Spent]]:

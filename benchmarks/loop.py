@@ -26,13 +26,12 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils.logging import set_verbosity_error
 
+from benchmarks.hub_process import ROOT, TOKEN, hub
 from benchmarks.loop_arrivals import arrive, poison, tampered, testing
 from benchmarks.loop_client import Asking, asking
 from rrmsdk.schema.bundle import CARD, ONNX, PARITY
 
-ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ROOT / "zoo" / "embedded" / "digits-cnn-linf"
-TOKEN = "hf_writer"  # what the Hub of the tests lets write
 REPO, TAG, TEACHERS = "acme/digits", "champion", "acme/teacher"
 FIRST = 500  # train images that there are at the beginning, of 1,437
 WAIT = 900.0  # seconds for what takes a few where nothing else runs
@@ -133,7 +132,7 @@ def main() -> int:
         folder = (out or Path(scratch) / "loop").resolve()
         folder.mkdir(parents=True)
         try:
-            with hub(folder) as address:
+            with hub(TEACHERS, TEACHER) as (address, _):
                 loop(Place(folder, address, began))
         except Broken as exc:
             print(f"NOT AS PROMISED: {exc}", file=sys.stderr)
@@ -276,19 +275,6 @@ def wait_for(what: str, look: Callable[[], T | None], every: float = 0.2) -> T:
             return found
         time.sleep(every)
     raise Broken(f"waited {WAIT:g} s for {what}")
-
-
-@contextmanager
-def hub(folder: Path) -> Iterator[str]:
-    """The address of a Hub that has the teacher."""
-    command = [sys.executable, "-m", "tests.hub_server", TEACHERS, str(TEACHER)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().split()[0]
-        finally:
-            process.stdin.close()
 
 
 @contextmanager

@@ -12,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from retrain_engine import idle, journal, takeover, ticks
 from retrain_promotions import promotions
 
 from rrmsdk import files
 from rrmsdk.verification.provenance import hardware, result_file, versions
 
-PARTS: dict[str, Callable[[argparse.Namespace], str]] = {"promotions": promotions}
+PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "promotions": promotions, "takeover": takeover, "ticks": ticks, "idle": idle, "journal": journal,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -45,6 +48,7 @@ def _arguments() -> argparse.Namespace:
         default=[1000, 3000, 10_000],
         help="of promotions: at the edge of a margin",
     )
+    parser.add_argument("--rounds", type=int, default=5, help="of the other parts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result file")

@@ -43,3 +43,13 @@ def test_a_small_run_of_promotions_ends_in_a_result_file(tmp_path):
     assert "| 100 | 0.3 points | 10 % |" in text
     assert "challengers truly broke a rule" in text
     assert "Seed 0. " in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["takeover", "journal"])
+def test_a_small_run_of_the_machinery_ends_in_a_result_file(part, tmp_path):
+    words = [str(SCRIPT), part, "--rounds", "1", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (written,) = tmp_path.glob(f"retrain-{part}_*.md")
+    assert written.read_text().strip() == done.stdout.strip()
