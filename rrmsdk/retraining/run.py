@@ -57,7 +57,7 @@ def retrain(
     needs_torch("retrain")
     job = job if isinstance(job, Job) else jobs.read(Path(job))
     with entered(root(Path(state) if state else None) / job.name) as room:
-        begun = _begun(room, cause, run)
+        begun = _begun(room, job, cause, run, endpoint)
         if begun.state == "running":  # else it is over, and stays as it is
             _ended(room, job, begun, endpoint, patience, quiet)
         outcome = of(room, job, begun.number)
@@ -78,7 +78,7 @@ def of(room: Room, job: Job, number: int) -> Outcome:
     )  # fmt: skip
 
 
-def _begun(room: Room, cause: str | None, name: str | None) -> Run:
+def _begun(room: Room, job: Job, cause: str | None, name: str | None, endpoint: str | None) -> Run:
     """The run to work on. Raises MismatchError."""
     journal = room.journal
     if name is not None:
@@ -90,9 +90,18 @@ def _begun(room: Room, cause: str | None, name: str | None) -> Run:
         left = journal.runs(*UNFINISHED)
         if not left:
             by_hand = manual(datetime.now(UTC))
-            return journal.begin(by_hand.key, kind=by_hand.kind, says=by_hand.says)
+            return journal.begin(by_hand.key, kind=by_hand.kind, says=by_hand.says, observed=_data(job, endpoint))
         cause = left[0].cause
     return journal.begin(cause)
+
+
+def _data(job: Job, endpoint: str | None) -> dict[str, Any]:
+    """What the data triggers see, so that they do not call new what this run learns from."""
+    from rrmsdk.retraining.observe import observe
+
+    watched = tuple(trigger for trigger in job.trigger if trigger.kind == "data")
+    seen = observe(job.model_copy(update={"trigger": watched}), endpoint=endpoint).observed
+    return seen.model_dump(mode="json")
 
 
 def _ended(room: Room, job: Job, run: Run, endpoint: str | None, patience: float, quiet: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -302,7 +303,7 @@ def _placed(job: Job, folder: Path) -> Job:
     """The same job, understood from any folder: a scheduler does not run where the file lies."""
 
     def at(text: str) -> str:
-        return str(folder / Path(text).expanduser())
+        return os.path.normpath(folder / Path(text).expanduser())
 
     def ref(text: str) -> str:
         return f"path:{at(text.removeprefix('path:'))}" if text.startswith("path:") else text

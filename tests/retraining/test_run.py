@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from rrmsdk import files
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.retraining import journal as journals
 from rrmsdk.retraining.approval import approve
+from rrmsdk.retraining.due import due
+from rrmsdk.retraining.observe import observe
 from rrmsdk.retraining.outcome import Outcome
 from rrmsdk.retraining.plan import Plan
 from rrmsdk.retraining.room import STORE
+from rrmsdk.retraining.schedule import past_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD
@@ -90,6 +94,23 @@ class TestFirst:
         assert attempts(digits) == [*STAGES, "plan", "champion"]
         assert second.made["export"] == second.made["champion"] == first.made["export"]
         assert len(digits.published) == 1
+
+
+class TestByHand:
+    def test_what_it_learned_from_is_not_called_new_by_the_trigger(self, digits: World, tmp_path: Path) -> None:
+        (tmp_path / "rows").mkdir()
+        (tmp_path / "rows" / "a.png").write_bytes(b"a")
+        digits = digits.but(trigger=[{"kind": "data", "source": f"path:{tmp_path}/rows"}])
+
+        def reasons() -> list[str]:
+            with journals.opened(digits.folder) as kept:
+                past = past_of(kept)
+            return [cause.kind for cause in due(digits.job, past, observe(digits.job).observed, datetime.now(UTC))]
+
+        assert digits.retrain().state == "promoted"
+        assert reasons() == []
+        (tmp_path / "rows" / "b.png").write_bytes(b"b")
+        assert reasons() == ["data"]
 
 
 class TestGate:

@@ -72,6 +72,8 @@ def test_folders_are_meant_from_where_the_file_lies(tmp_path):
     job = _read(tmp_path)
     assert job.recipe.data.name == job.trigger[1].source == f"path:{tmp_path}/images"
     assert job.notify[0].url == Secret(file=str(tmp_path / "hook"))
+    above = _read(tmp_path, JOB.replace("path:images", "path:../images"))
+    assert above.recipe.data.name == above.trigger[1].source == f"path:{tmp_path.parent}/images"
 
 
 def test_a_recipe_may_be_a_file_of_its_own(tmp_path):
