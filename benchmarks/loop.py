@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils.logging import set_verbosity_error
@@ -29,7 +30,9 @@ from huggingface_hub.utils.logging import set_verbosity_error
 from benchmarks.hub_process import ROOT, TOKEN, hub
 from benchmarks.loop_arrivals import arrive, poison, tampered, testing
 from benchmarks.loop_client import Asking, asking
+from rrmsdk import files
 from rrmsdk.schema.bundle import CARD, ONNX, PARITY
+from rrmsdk.verification.provenance import hardware, result_file, versions
 
 TEACHER = ROOT / "zoo" / "embedded" / "digits-cnn-linf"
 REPO, TAG, TEACHERS = "acme/digits", "champion", "acme/teacher"
@@ -91,6 +94,7 @@ class Place:
     folder: Path
     hub: str
     began: float
+    said: list[str] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -113,7 +117,9 @@ class Place:
         return json.loads(self.rrmsdk("schedule", what, *words, "--jobs", "jobs", "--json"))
 
     def say(self, text: str) -> None:
-        print(f"{time.monotonic() - self.began:6.1f} s  {text}", flush=True)
+        line = f"{time.monotonic() - self.began:6.1f} s  {text}"
+        self.said.append(line.replace(str(self.folder), "/loop"))
+        print(line, flush=True)
 
     def champion(self) -> str:
         """The commit that servers follow now."""
@@ -124,20 +130,35 @@ class Place:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="Keep everything in this new folder. Default: nothing is kept.")
-    out = parser.parse_args().out
+    parser.add_argument("--result", type=Path, help="Write what it said into a result file in this folder.")
+    parser.add_argument("--note", default="", help="What else ran on the machine.")
+    args = parser.parse_args()
     began = time.monotonic()
     disable_progress_bars()
     set_verbosity_error()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = (out or Path(scratch) / "loop").resolve()
+        folder = (args.out or Path(scratch) / "loop").resolve()
         folder.mkdir(parents=True)
         try:
             with hub(TEACHERS, TEACHER) as (address, _):
-                loop(Place(folder, address, began))
+                place = Place(folder, address, began)
+                loop(place)
         except Broken as exc:
             print(f"NOT AS PROMISED: {exc}", file=sys.stderr)
             return 1
+    if args.result:
+        write(args.result, place, args.note)
     return 0
+
+
+def write(folder: Path, place: Place, note: str) -> None:
+    """A result file of what was said."""
+    cpu = torch.device("cpu")
+    known = ", ".join(f"{name} {version}" for name, version in versions().items())
+    spent = f"{time.monotonic() - place.began:.0f} s, of five minutes that it may take"
+    how = f"{hardware(cpu)}; {known}. {note} {spent}. Command: `python -m benchmarks.loop {' '.join(sys.argv[1:])}`"
+    text = "\n".join(["# The whole loop on digits", "", "```", *place.said, "```", "", how, ""])
+    files.write_text(result_file(folder, "loop", cpu), text)
 
 
 def loop(place: Place) -> None:
