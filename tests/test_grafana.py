@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.runtime.test_app import ADMIN, BEARER, ask, plain, serving
+from tests.runtime.http_served import ADMIN, BEARER, ask, plain, serving
 from tests.served import make_served, some_digits, with_reference
 
 DASHBOARD = json.loads((Path(__file__).parents[1] / "serve" / "grafana" / "rrmsdk.json").read_text())

@@ -1,14 +1,17 @@
-"""A network of one linear layer over 2x4x4 pixels, written with onnx alone."""
+"""A network of one linear layer over 2x4x4 pixels, written with onnx alone; a server with three versions of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.runtime.http_served import ADMIN, Served, serving
+from tests.served import make_served
 
 Change = Callable[[onnx.ModelProto], object]
 
@@ -44,3 +47,20 @@ def written(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / "model.onnx"
 
     return write
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("versions")
+    for seed in (1, 2, 3):
+        make_served(place / str(seed), seed=seed)
+    return place
+
+
+@pytest.fixture(scope="module")
+def served(versions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Version 3 of the model `digits`, with an admin token."""
+    tokens = tmp_path_factory.mktemp("tokens") / "admin"
+    tokens.write_text(ADMIN)
+    with serving(models=versions, name="digits", admin_token_file=tokens) as running:
+        yield running

@@ -11,7 +11,7 @@ import pytest
 
 from rrmsdk.schema import value
 from rrmsdk.schema.drift import Drift
-from tests.runtime.test_app import Served, ask, counted, plain, serving
+from tests.runtime.http_served import Served, ask, counted, plain, serving
 from tests.served import make_served, some_digits, with_reference
 
 NAMES = {"classes", "confidence", "margin", "channel_0"}

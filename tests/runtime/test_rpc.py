@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,19 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.http
-from google.protobuf import descriptor
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from tritonclient.grpc import (
     InferenceServerClient,
     InferInput,
     InferRequestedOutput,
     model_config_pb2,
     service_pb2,
-    service_pb2_grpc,
 )  # fmt: skip
 from tritonclient.utils import InferenceServerException
 
-from rrmsdk.runtime import messages, server
-from rrmsdk.runtime.service import Service
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
-from tests.runtime.test_app_busy import GatedEngine
+from tests.runtime.grpc_served import ADMIN, Served, plain, refused, serving
 from tests.served import make_served, some_digits, with_bytes
-
-ADMIN = {"authorization": "Bearer admin-token-of-the-tests"}
-
-
-@dataclass(frozen=True)
-class Served:
-    service: Service
-    url: str
-    address: str
-
-    def stub(self, *options: tuple[str, Any]) -> service_pb2_grpc.GRPCInferenceServiceStub:
-        return service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(self.address, options))
-
-    def expected(self, pixels: np.ndarray) -> np.ndarray:
-        return self.service.store.find(None).session.predict(pixels)
-
-
-@contextmanager
-def serving(service: Service) -> Iterator[Served]:
-    sock = server.listening("127.0.0.1", 0)
-    address = server.address(sock)
-    with server.running(service, server.listening("127.0.0.1", 0), grpc=sock) as url:
-        yield Served(service, url, address)
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +49,6 @@ def given(pixels: np.ndarray, datatype: str = "FP32") -> list[InferInput]:
     one = InferInput("pixels", list(pixels.shape), datatype)
     one.set_data_from_numpy(pixels)
     return [one]
-
-
-def plain(pixels: np.ndarray, **changes: Any) -> service_pb2.ModelInferRequest:
-    """A request whose numbers are in the message itself; `changes` are made to its input."""
-    uint8 = pixels.dtype == np.uint8
-    contents = {"uint_contents" if uint8 else "fp32_contents": pixels.ravel().tolist()}
-    told = {"name": "pixels", "datatype": "UINT8" if uint8 else "FP32", "shape": pixels.shape, "contents": contents}
-    return service_pb2.ModelInferRequest(model_name="digits", inputs=[told | changes])
-
-
-def refused(call: Any, *args: Any, **named: Any) -> tuple[str, str]:
-    """Code and words."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*args, **named)
-    return caught.value.code().name, caught.value.details()
 
 
 # The protocol, by NVIDIA's client.
@@ -237,51 +191,6 @@ def test_many_calls_at_once_are_all_answered(served: Served, client: InferenceSe
         np.testing.assert_allclose(logits, served.expected(one)[0], rtol=1e-5)
 
 
-# The messages.
-
-
-def test_every_message_is_that_of_the_protocol_as_nvidias_client_knows_it() -> None:
-    """Name, number and type of every field: what is served here is a part of what is said there."""
-    theirs = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    seen: set[str] = set()
-    for method in messages.SERVICE.methods:
-        other = theirs.methods_by_name[method.name]
-        _within(method.input_type, other.input_type, seen)
-        _within(method.output_type, other.output_type, seen)
-    assert len(seen) > 30
-
-
-def _within(ours: descriptor.Descriptor, theirs: descriptor.Descriptor, seen: set[str]) -> None:
-    assert ours.full_name == theirs.full_name
-    if ours.full_name in seen:
-        return
-    seen.add(ours.full_name)
-    for field in ours.fields:
-        other = theirs.fields_by_name[field.name]
-        assert (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated)
-        if field.message_type:
-            _within(field.message_type, other.message_type, seen)
-        if field.enum_type:
-            values = {value.name: value.number for value in other.enum_type.values}
-            assert {value.name: value.number for value in field.enum_type.values}.items() <= values.items()
-
-
-def test_the_committed_descriptors_are_those_of_the_proto_file() -> None:
-    text = Path(messages.__file__).with_name("proto").joinpath("inference.proto").read_text()
-    written = set(re.findall(r"^ +(?:repeated |map<string, )?\w+>? (\w+ = \d+);", text, flags=re.M))
-    file = messages.SERVICE.file
-    assert {method.name for method in messages.SERVICE.methods} == set(re.findall(r"rpc (\w+)", text))
-    assert set(re.findall(r"message (\w+)", text)) == {
-        name for one in file.message_types_by_name.values() for name in (one.name, *one.nested_types_by_name)
-        if not name.endswith("Entry")
-    }  # fmt: skip
-    nested = [one for top in file.message_types_by_name.values() for one in (top, *top.nested_types)]
-    fields = {f"{field.name} = {field.number}" for one in nested for field in one.fields}
-    fields |= {f"{value.name} = {value.number}" for one in file.enum_types_by_name.values() for value in one.values}
-    written |= set(re.findall(r"^ +(TYPE_\w+ = \d+);", text, flags=re.M))
-    assert {one for one in fields if one not in ("key = 1", "value = 2")} == written
-
-
 # What is refused.
 
 
@@ -396,85 +305,3 @@ def test_calls_want_a_token_and_those_on_versions_the_admin_token(tmp_path: Path
         assert refused(stub.RepositoryModelLoad, load, metadata=token) == (
             "PERMISSION_DENIED", "that takes the admin token",
         )  # fmt: skip
-
-
-# While the network is busy.
-
-
-@dataclass
-class Busy:
-    served: Served
-    gate: GatedEngine
-    first: grpc.Future
-
-    def wait_for(self, images: int) -> None:
-        stub = self.served.stub()
-        while self.served.service.batcher.images != images:
-            stub.ServerLive(service_pb2.ServerLiveRequest())  # a round through the server's loop
-
-
-@pytest.fixture
-def busy(tmp_path: Path) -> Iterator[Busy]:
-    """A server whose network has one request and does not finish it before `gate.go`."""
-    service = prepared(make_served(tmp_path / "b"), Serving(name="digits", threads=1, max_batch=4, max_queue=4))
-    one = service.store.find(None)
-    gate = GatedEngine(one.session.engine)
-    service.store.loaded = (replace(one, session=replace(one.session, engine=gate)),)
-    try:
-        with serving(service) as served:
-            first = served.stub().ModelInfer.future(plain(some_digits(1)))
-            assert gate.started.acquire(timeout=30)
-            yield Busy(served, gate, first)
-            gate.go.set()
-    finally:
-        gate.go.set()
-
-
-def test_a_full_queue_is_resource_exhausted_and_says_when_to_come_again(busy: Busy) -> None:
-    waits = busy.served.stub().ModelInfer.future(plain(some_digits(4)))
-    busy.wait_for(4)
-    with pytest.raises(grpc.RpcError) as caught:
-        busy.served.stub().ModelInfer(plain(some_digits(1)))
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert caught.value.details() == "4 images wait already; this server is overloaded"
-    status = rpc_status.from_call(caught.value)
-    info = error_details_pb2.RetryInfo()
-    assert status.details[0].Unpack(info)
-    assert info.retry_delay.seconds == 1
-    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
-    busy.gate.go.set()
-    assert waits.result(30).model_name == "digits"
-
-
-def test_patience_of_the_client_that_ends_is_deadline_exceeded(busy: Busy) -> None:
-    asked = plain(some_digits(1))
-    assert refused(busy.served.stub().ModelInfer, asked, timeout=0.05)[0] == "DEADLINE_EXCEEDED"
-    asked.parameters["timeout"].int64_param = 10_000
-    assert refused(busy.served.stub().ModelInfer, asked) == ("DEADLINE_EXCEEDED", "no answer within 0.01 s")
-    busy.wait_for(0)
-
-
-def test_a_client_that_cancels_leaves_the_queue(busy: Busy) -> None:
-    leaves = busy.served.stub().ModelInfer.future(plain(some_digits(3)))
-    busy.wait_for(3)
-    leaves.cancel()
-    busy.wait_for(0)
-
-
-def test_stopping_says_not_ready_and_what_is_under_way_is_answered(busy: Busy) -> None:
-    busy.served.service.stopping = True
-    assert not busy.served.stub().ServerReady(service_pb2.ServerReadyRequest()).ready
-    threading.Timer(0.3, busy.gate.go.set).start()
-    assert busy.first.result(30).model_name == "digits"
-
-
-def test_what_is_under_way_is_answered_when_the_server_ends(tmp_path: Path) -> None:
-    service = prepared(make_served(tmp_path / "b"), Serving(name="digits", threads=1))
-    one = service.store.find(None)
-    gate = GatedEngine(one.session.engine)
-    service.store.loaded = (replace(one, session=replace(one.session, engine=gate)),)
-    with serving(service) as served:
-        under_way = served.stub().ModelInfer.future(plain(some_digits(1)))
-        assert gate.started.acquire(timeout=30)
-        threading.Timer(0.3, gate.go.set).start()  # while the server is ending
-    assert under_way.result(30).model_name == "digits"

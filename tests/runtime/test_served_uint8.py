@@ -15,7 +15,7 @@ import rrmsdk
 from rrmsdk.errors import DataError, IntegrityError, MismatchError
 from rrmsdk.runtime.served import Opening, open_served
 from rrmsdk.schema.bundle import Bundle
-from tests.runtime.test_app import Served, ask, plain, serving
+from tests.runtime.http_served import Served, ask, plain, serving
 from tests.runtime.test_trials import until
 from tests.served import (
     lit,

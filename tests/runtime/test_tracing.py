@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from rrmsdk.runtime import tracing
 from tests import loopback
-from tests.runtime.test_app import ask, plain, serving
+from tests.runtime.http_served import ask, plain, serving
 from tests.served import make_served, some_digits
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

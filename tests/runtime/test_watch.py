@@ -21,7 +21,7 @@ from rrmsdk.runtime.source import SETTLED, Folder
 from rrmsdk.runtime.store import Store
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
-from tests.runtime.test_app import given
+from tests.runtime.http_served import given
 from tests.served import make_served, some_digits
 
 
