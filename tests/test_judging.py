@@ -6,25 +6,24 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
 from onnx import load_model as load_onnx
 from onnx import save_model as save_onnx
-from torch import Tensor, nn
 
 import rrmsdk
 from rrmsdk import files
-from rrmsdk.data import Dataset, Split, load
+from rrmsdk.data import load
 from rrmsdk.errors import DataError, EndpointError, FieldError, IntegrityError, MismatchError, RefError
-from rrmsdk.judging import weights_sha256
+from rrmsdk.exports.onnx import to_onnx
 from rrmsdk.schema import bundle as bundles
-from rrmsdk.schema.data import DataInfo, DataSpec
+from rrmsdk.schema.data import DataSpec
 from rrmsdk.verification import read_adversarial, reevaluate, saved
 from rrmsdk.verification.attacking import stand
 from rrmsdk.verification.blackbox import BlackBox
 from tests.oip_server import OipServer
+from tests.synthetic import synthetic
 
 THREAT = "linf:1/10"  # the teacher's
 WIDE = "linf:3/10"  # where twenty queries break half of the images
@@ -34,13 +33,14 @@ SECRET = "s3cr3t-t0k3n"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    pulled = rrmsdk.pull("hub:digits-cnn-linf", tmp_path_factory.mktemp("twin") / "digits")
-    return rrmsdk.export(pulled)
+    return rrmsdk.pull("hub:digits-cnn-linf", tmp_path_factory.mktemp("twin") / "digits")
 
 
 @pytest.fixture(scope="module")
-def onnx(bundle):
-    return bundle.onnx
+def onnx(bundle, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    to_onnx(rrmsdk.load(bundle), path, metadata={"name": bundle.card.name})
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,6 @@ def checks(report):
     return {check.name: check for check in report.checks}
 
 
-@pytest.mark.slow
 def test_an_onnx_file_is_judged_by_its_own_answers_and_its_report_says_how_weak_that_is(onnx, of_onnx):
     assert of_onnx.attack == "square (black box)"
     assert [result.name for result in of_onnx.attacks] == ["noise", "square"]
@@ -81,7 +80,6 @@ def test_an_onnx_file_is_judged_by_its_own_answers_and_its_report_says_how_weak_
     assert 0 < of_onnx.robust < of_onnx.clean
 
 
-@pytest.mark.slow
 def test_the_missing_gradients_are_a_check_that_fails_and_none_is_made_with_gradients(of_onnx):
     told = checks(of_onnx)
     assert not told["white box"].ok
@@ -90,7 +88,6 @@ def test_the_missing_gradients_are_a_check_that_fails_and_none_is_made_with_grad
     assert [name for name, check in told.items() if not check.ok] == ["white box"]
 
 
-@pytest.mark.slow
 def test_somebody_elses_file_with_a_fixed_batch_and_other_names_is_judged_the_same(onnx, of_onnx, tmp_path):
     proto = load_onnx(onnx)
     for end, name in ((proto.graph.input[0], "image"), (proto.graph.output[0], "scores")):
@@ -104,7 +101,6 @@ def test_somebody_elses_file_with_a_fixed_batch_and_other_names_is_judged_the_sa
     assert attack(tmp_path / "theirs.onnx").outcomes == of_onnx.outcomes
 
 
-@pytest.mark.slow
 def test_the_network_itself_falls_to_the_same_queries_as_its_onnx_twin(bundle, of_onnx):
     report = attack(rrmsdk.load(bundle), attack="square")
     assert report.attack == "square"
@@ -112,7 +108,6 @@ def test_the_network_itself_falls_to_the_same_queries_as_its_onnx_twin(bundle, o
     assert {"white box", "zero gradients"} <= checks(report).keys()
 
 
-@pytest.mark.slow
 def test_a_model_behind_http_gives_the_outcomes_of_its_onnx_file(server, of_onnx):
     report = attack(server.url)
     assert report.outcomes == of_onnx.outcomes
@@ -120,13 +115,11 @@ def test_a_model_behind_http_gives_the_outcomes_of_its_onnx_file(server, of_onnx
     assert len(report.weights_sha256) == 64
 
 
-@pytest.mark.slow
 def test_no_request_holds_more_images_than_the_batch_and_the_outcomes_do_not_depend_on_it(server, of_onnx):
     assert attack(server.url, batch=7).outcomes == of_onnx.outcomes
     assert max(server.images) == 7
 
 
-@pytest.mark.slow
 def test_saved_images_of_a_black_box_re_evaluate_to_its_number(onnx, tmp_path):
     from rrmsdk.runtime.session import open_session
 
@@ -135,7 +128,6 @@ def test_saved_images_of_a_black_box_re_evaluate_to_its_number(onnx, tmp_path):
     assert reevaluate(model, tmp_path / "found.safetensors", weights_sha256=report.weights_sha256) == report.robust
 
 
-@pytest.mark.slow
 def test_what_is_asked_is_never_copied(onnx):
     from rrmsdk.runtime.session import open_session
 
@@ -146,13 +138,11 @@ def test_what_is_asked_is_never_copied(onnx):
 
 
 @pytest.mark.parametrize("name", ["autoattack", "fast", "apgd", "pgd"])
-@pytest.mark.slow
 def test_an_attack_by_gradient_is_refused_and_what_is_possible_named(onnx, name):
     with pytest.raises(MismatchError, match=f"'{name}' follows gradients.*Possible are 'square', and 'replay'"):
         rrmsdk.attack(onnx, "digits", THREAT, attack=name, images=4, quiet=True)
 
 
-@pytest.mark.slow
 def test_replay_on_the_onnx_twin_reproduces_the_report_of_the_network(bundle, onnx, found):
     expected, path = found
     report = rrmsdk.attack(onnx, "digits", THREAT, attack="replay", replay=path, images=100, quiet=True)
@@ -170,7 +160,6 @@ def test_replay_comes_before_square_which_sees_only_what_it_left(server, found):
     assert report.attacks[1].attacked == report.attacks[0].attacked - report.attacks[0].broken
 
 
-@pytest.mark.slow
 def test_images_that_the_file_does_not_have_are_not_replayed(onnx, found, tmp_path):
     kept = read_adversarial(found[1])
     many = kept.outcomes.index("a") + 1  # the last of them falls
@@ -188,7 +177,6 @@ def test_images_that_the_file_does_not_have_are_not_replayed(onnx, found, tmp_pa
     ({"threat": "linf:1/5"}, "threat: .*linf:1/5, here it is linf:1/10"),
     ({"fingerprint": "0" * 64}, f"fingerprint: .*{'0' * 64}, here"), ({"split": "validation"}, "split: .*validation"),
 ])  # fmt: skip
-@pytest.mark.slow
 def test_what_was_found_under_another_threat_or_on_other_images_is_not_replayed(onnx, found, tmp_path, change, shown):
     kept = read_adversarial(found[1])
     saved.write(replace(kept, facts=kept.facts | change), tmp_path / "other.safetensors")
@@ -196,14 +184,12 @@ def test_what_was_found_under_another_threat_or_on_other_images_is_not_replayed(
         attack(onnx, THREAT, replay=tmp_path / "other.safetensors")
 
 
-@pytest.mark.slow
 def test_replay_without_a_file_says_what_to_type(onnx):
     with pytest.raises(FieldError, match=r"needs images: .*replay='adversarial.safetensors'"):
         rrmsdk.attack(onnx, "digits", THREAT, attack="replay", images=4, quiet=True)
 
 
 @pytest.mark.parametrize("trouble", [503, 429, "close", "cut"])
-@pytest.mark.slow
 def test_a_request_that_fails_twice_is_sent_again_and_changes_no_outcome(server, of_onnx, trouble):
     server.trouble = lambda number, path: trouble if number in (3, 4) else None
     assert attack(server.url).outcomes == of_onnx.outcomes
@@ -229,7 +215,6 @@ def test_another_version_in_the_middle_of_a_judgement_is_an_error(server):
         attack(server.url)
 
 
-@pytest.mark.slow
 def test_a_redirect_is_refused_and_the_other_host_never_asked(server, onnx):
     with OipServer(onnx) as other:
         server.elsewhere = other.url + "/infer"
@@ -239,7 +224,6 @@ def test_a_redirect_is_refused_and_the_other_host_never_asked(server, onnx):
         assert other.requests == []
 
 
-@pytest.mark.slow
 def test_a_proxy_of_the_environment_is_not_asked(server, onnx, monkeypatch, of_onnx):
     with OipServer(onnx) as other:
         monkeypatch.setenv("http_proxy", other.url)
@@ -247,7 +231,6 @@ def test_a_proxy_of_the_environment_is_not_asked(server, onnx, monkeypatch, of_o
         assert other.requests == []
 
 
-@pytest.mark.slow
 def test_a_judgement_that_a_server_ended_goes_on_from_its_journal(server, of_onnx, tmp_path):
     server.trouble = lambda number, path: 500 if number >= 20 else None
     with pytest.raises(EndpointError, match="answers 500"):
@@ -258,7 +241,6 @@ def test_a_judgement_that_a_server_ended_goes_on_from_its_journal(server, of_onn
     assert asked > 15
 
 
-@pytest.mark.slow
 def test_the_token_is_sent(server, of_onnx):
     server.token = SECRET
     assert attack(server.url, token=SECRET).outcomes == of_onnx.outcomes
@@ -292,13 +274,11 @@ def test_a_bundle_is_sent_to_verify(model):
         attack(model)
 
 
-@pytest.mark.slow
 def test_images_of_another_size_are_refused_with_both_shown(onnx):
     with pytest.raises(MismatchError, match=r"pixels have shape \[3, 4, 4\], the model takes \[1, 8, 8\]"):
         rrmsdk.attack(onnx, synthetic(lambda x: x.flatten(1)[:, :10], 10), THREAT, quiet=True)
 
 
-@pytest.mark.slow
 def test_labels_that_are_no_class_are_refused(onnx):
     digits = load(DataSpec(name="digits"))
     wrong = replace(digits, test=replace(digits.test, labels=digits.test.labels + 1))
@@ -306,7 +286,6 @@ def test_labels_that_are_no_class_are_refused(onnx):
         rrmsdk.attack(onnx, wrong, THREAT, **FEW)
 
 
-@pytest.mark.slow
 def test_another_number_of_classes_than_the_data_has_is_refused(onnx):
     digits = load(DataSpec(name="digits"))
     fewer = replace(digits, info=digits.info.model_copy(update={"labels": digits.info.labels[:9]}))
@@ -314,93 +293,10 @@ def test_another_number_of_classes_than_the_data_has_is_refused(onnx):
         rrmsdk.attack(onnx, fewer, THREAT, **FEW)
 
 
-def synthetic(model, classes: int, images: int = 6) -> Dataset:
-    """Random images of 3x4x4, labelled as `model` sees them."""
-    draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, 3, 4, 4), generator=draw, dtype=torch.uint8)
-    with torch.no_grad():
-        labels = model(pixels / 255).argmax(1)
-    split = Split(pixels, labels, torch.arange(images))
-    info = DataInfo(
-        name="synthetic", labels=tuple(map(str, range(classes))), size=4, channels=3, train=images, validation=0,
-        test=images, fingerprint=f"{classes}", encoding="raw",
-    )  # fmt: skip
-    return Dataset(info, split, split.take(0), split)
-
-
-def tiny(classes: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(classes)
-        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, classes))
-
-
-@pytest.mark.parametrize("classes", [2, 3, 10, 100, 1000])
-def test_a_module_of_any_number_of_classes_is_judged_with_the_targets_there_are(classes):
-    model = tiny(classes).eval()
-    report = rrmsdk.attack(model, synthetic(model, classes), "linf:1/2", quiet=True)
-    assert report.attack.startswith("autoattack")
-    assert report.clean == 1
-    assert report.robust < 0.5
-    targets = [result.settings["targets"] for result in report.attacks if result.settings.get("targets")]
-    assert targets
-    assert set(targets) == {min(9, classes - 1)}
-
-
-@pytest.mark.parametrize("classes", [2, 3, 1000])
-def test_square_needs_no_more_than_two_classes(classes):
-    model = tiny(classes).eval()
-    report = rrmsdk.attack(model, synthetic(model, classes), "linf:1/2", attack="square", queries=50, quiet=True)
-    assert report.robust < report.clean == 1
-
-
-def test_the_hash_of_a_module_is_one_of_its_weights_alone():
-    model = tiny(10)
-    as_it_was = weights_sha256(model)
-    assert as_it_was == weights_sha256(tiny(10).eval().to(memory_format=cast(Any, torch.channels_last)))
-    with torch.no_grad():
-        cast(Any, model[1]).running_mean[0] += 1e-6
-    assert weights_sha256(model) != as_it_was
-
-
-class Failing(nn.Module):
-    """Breaks down at its ninth call, in the middle of an attack."""
-
-    def __init__(self):
-        super().__init__()
-        self.network, self.calls = tiny(10), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == 9:
-            raise RuntimeError("broken down")
-        return self.network(x)
-
-
-def test_the_mode_of_every_module_comes_back_after_an_error_inside_an_attack():
-    model = Failing()
-    cast(Any, model.network[1]).eval()
-    modes = [module.training for module in model.modules()]
-    data = synthetic(tiny(10).eval(), 10)
-    with pytest.raises(RuntimeError, match="broken down"):
-        rrmsdk.attack(model, data, "linf:1/1000", attack="pgd", steps=50, quiet=True)
-    assert [module.training for module in model.modules()] == modes
-    assert True in modes
-    assert False in modes
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_the_mode_of_every_module_comes_back_after_a_judgement():
-    model = tiny(10)
-    model[1].eval()
-    rrmsdk.attack(model, synthetic(tiny(10).eval(), 10), THREAT, attack="square", queries=2, quiet=True)
-    assert [module.training for module in model] == [True, False, True, True, True]
-
-
 def _rrmsdk(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "rrmsdk", "attack", *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.slow
 def test_the_command_line_gives_the_same_report_as_json(onnx, of_onnx):
     done = _rrmsdk(str(onnx), "-d", "digits", "--threat", WIDE, "-n", "24", "--queries", "20", "--json")
     assert done.returncode == 0, done.stderr
