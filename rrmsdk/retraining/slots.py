@@ -23,11 +23,12 @@ _BACK = tuple(timedelta(minutes=minutes) for minutes in (10, 120, 2 * 1440, 40 *
 def latest(cron: Cron, now: datetime) -> datetime | None:
     """The last slot that is not after `now`, in the zone; None: there was none in eight years. Raises FieldError."""
     # Slots lie on whole minutes, and many jobs have the same ones.
-    return _latest(cron, now.astimezone(UTC).replace(second=0, microsecond=0))
+    return _latest(cron.expression, cron.timezone, now.astimezone(UTC).replace(second=0, microsecond=0))
 
 
 @lru_cache(maxsize=1024)
-def _latest(cron: Cron, minute: datetime) -> datetime | None:
+def _latest(expression: str, timezone: str, minute: datetime) -> datetime | None:
+    cron = Cron(expression=expression, timezone=timezone)
     for back in _BACK:
         last = None
         for slot in _after(cron, minute - back):
