@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from rrmsdk.retraining import board, schedule
 from rrmsdk.retraining import journal as journals
 from rrmsdk.retraining.lock import hold
 from rrmsdk.retraining.schedule import Scheduled, Ticked
+from tests.runtime.http_served import ask, plain, serving
+from tests.served import make_served, some_digits, with_reference
 
 JOB = """
 version = 1
@@ -144,6 +147,28 @@ class TestTick:
         assert [one.job for one in ticked.started] == ["nightly"]
         assert ticked.troubles["zz.toml"] == "'nightly' is the name of nightly.toml already"
         assert "bad.toml" in ticked.troubles["bad.toml"]
+
+
+class TestDrift:
+    def test_two_windows_of_dark_images_at_a_server_start_a_run_and_the_same_two_no_second(
+        self, jobs: Path, nightly: Scheduled, tick, tmp_path: Path
+    ) -> None:
+        with_reference(make_served(tmp_path / "models" / "1"))
+        with serving(models=tmp_path / "models", name="digits", window=40) as served:
+            watched = f"url = '{served.url}/v2/models/digits/drift'\nstatistic = 'channel_0'\nabove = 0.2\n"
+            with (jobs / "nightly.toml").open("a") as file:
+                file.write(f"[[trigger]]\nkind = 'drift'\n{watched}")
+            dark = some_digits(80, seed=2) / 4
+            for at in range(0, 80, 8):
+                assert tick().started == ()
+                assert ask(served, "POST", "/v2/models/digits/infer", plain(dark[at : at + 8]))[0] == 200
+            ticked = tick()
+            (started,) = ticked.started
+            assert re.match(r"channel_0 was [0-9.]+, [0-9.]+ in 2 windows in a row, above 0\.2\.", started.why)
+            end(ticked)
+            with journals.opened(nightly.folder) as kept:
+                kept.end(1, "kept")
+            assert tick().started == ()
 
 
 class TestPerson:
