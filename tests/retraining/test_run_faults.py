@@ -356,3 +356,24 @@ def written(folder: Path) -> Path:
             (folder / split / str(said)).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[0]).save(folder / split / str(said) / f"{number:04d}.png")
     return folder
+
+
+@pytest.mark.slow
+def test_told_to_end_a_run_stops_and_that_is_none_of_its_crashes(digits: World) -> None:
+    long = digits.but(recipe={"train": {"epochs": 500, "checkpoint_every": 2}})
+    value.write(long.job, digits.place / "job.toml")
+    command = [sys.executable, "-m", "rrmsdk", "retrain", str(digits.place / "job.toml"), "--quiet"]
+    own = {"RRMSDK_STATE": str(digits.place / "state"), "HF_ENDPOINT": digits.hub.endpoint}
+    process = subprocess.Popen(command, env=os.environ | own)
+    try:
+        while not list(digits.folder.glob("runs/*/transfer-*/run/checkpoint.safetensors")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    with journals.opened(digits.folder) as kept:
+        (run,) = kept.runs()
+        (crashed,) = kept.events(kind="crashed")
+    assert (run.state, crashed.told["signature"]) == ("running", journals.STOPPED)
