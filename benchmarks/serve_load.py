@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gzip
 import json
+import resource
 import shlex
 import signal
 import socket
@@ -46,10 +47,13 @@ from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.verification.provenance import hardware, result_file, version, versions
 
 SWAPS = 60
+MANY = 10_000  # connections of a client that keeps them open
 
 
 def main() -> None:
     args = _arguments()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         bundle = made(place / "versions" / "1", "resnet18", args.width)
@@ -164,6 +168,7 @@ def abuse(session: Session) -> list[tuple[str, Callable[[Server], str]]]:
 
     one = int(np.prod(session.input_shape))
     numbers = f"[{','.join(['0.5'] * one)}]"
+    valid = infer(tensor([1, 3, 32, 32], numbers))
     return [
         ("60 MB body", infer(b" " * 60_000_000)),
         ("300 MB in chunks", _chunks),
@@ -176,7 +181,15 @@ def abuse(session: Session) -> list[tuple[str, Callable[[Server], str]]]:
         ("malformed JSON", infer(b'{"inputs":')),
         ("100,000 brackets", infer(b"[" * 100_000)),
         ("a head of 100 MB", _long_head),
-        ("a valid request afterwards", infer(tensor([1, 3, 32, 32], numbers))),
+        (
+            f"one image beside {MANY:,} connections that say nothing",
+            _beside(b"", valid),
+        ),
+        (
+            f"one image beside {MANY:,} bodies that do not end",
+            _beside(_ENDLESS, valid),
+        ),
+        ("a valid request afterwards", valid),
     ]
 
 
@@ -189,6 +202,28 @@ def _chunks(server: Server) -> str:
             return line.recv(64).split(b" ")[1].decode()
         except OSError:
             return "cut off"
+
+
+_ENDLESS = b"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"
+
+
+def _beside(said: bytes, ask: Callable[[Server], str]) -> Callable[[Server], str]:
+    """What a request gets while a client holds many connections, on each of which it has said this."""
+
+    def send(server: Server) -> str:
+        lines = []
+        try:
+            for _ in range(MANY):
+                lines.append(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+                lines[-1].sendall(said)
+            time.sleep(1)
+            began = time.perf_counter()
+            return f"{ask(server)} after {1000 * (time.perf_counter() - began):.0f} ms"
+        finally:
+            for line in lines:
+                line.close()
+
+    return send
 
 
 def _long_head(server: Server) -> str:

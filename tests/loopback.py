@@ -1,8 +1,10 @@
-"""How the servers of the tests begin and end: on a thread of their own, until a `with` block is left."""
+"""How the servers of the tests begin and end: on a thread of their own, until a `with` block is left; and waiting."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -19,3 +21,11 @@ def end(server: Any, *_: object) -> None:
     server.shutdown()
     server.thread.join()
     server.server_close()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """What a server does in the background has no end that could be waited for."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -24,9 +23,9 @@ from rrmsdk.errors import FieldError, MismatchError, RrmError
 from rrmsdk.retraining import page, record, schedule
 from rrmsdk.runtime import server
 from rrmsdk.runtime.access import Access, loopback
-from rrmsdk.runtime.door import Door
+from rrmsdk.runtime.door import door
 
-CONNECTIONS = 64  # at a time; more are answered 503
+CONNECTIONS = 64  # at a time
 HEAD = 10.0  # seconds in which the head of a request has to be here
 LOG = logging.getLogger("rrmsdk.serve")
 
@@ -156,11 +155,9 @@ def watch(
 @contextmanager
 def showing(watched: Watched, sock: socket, ended: Any = None) -> Iterator[str]:
     """The page answers at the address that is given back."""
-    door: Any = partial(Door, seconds=HEAD)  # called as a class is, which it is not
     config = uvicorn.Config(
-        App(watched), http=door, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=server.KEEP_ALIVE,
-        timeout_graceful_shutdown=1,
+        App(watched), http=door(HEAD, CONNECTIONS), ws="none", lifespan="off", log_config=None, access_log=False,
+        server_header=False, proxy_headers=False, timeout_keep_alive=server.KEEP_ALIVE, timeout_graceful_shutdown=1,
     )  # fmt: skip
     with server.answering(config, sock, ended) as url:
         yield url

@@ -26,8 +26,7 @@ from rrmsdk.runtime.service import LARGEST_FILE, Service
 from rrmsdk.runtime.statistics import margins, softmax
 
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")  # to everybody: they tell nothing of the model
-UNREAD = (408, 413, 415)  # statuses after which a client may still be sending
-MOST_DISCARDED, LINGER = 64 << 20, 2.0  # bytes and seconds of that which are waited for
+MOST_DISCARDED, LINGER = 64 << 20, 2.0  # bytes and seconds of a refused body that are waited for
 SHOWN = 10  # classes in the answer of /predict
 CLOSED = 499  # what logs call a request whose client left
 LOG = logging.getLogger("rrmsdk.serve")
@@ -149,7 +148,7 @@ async def _refuse(exc: Refused, scope: Any, receive: Any, send: Any) -> None:
     if exc.status == 401:
         headers["www-authenticate"] = "Bearer"
     response = as_json({"error": exc.says}, exc.status, headers)
-    if exc.status not in UNREAD:
+    if not exc.unread:
         await response(scope, receive, send)
         return
     response.headers["connection"] = "close"
@@ -181,8 +180,8 @@ async def predict(request: Request) -> Response:
     service = service_of(request)
     served = service.store.find(None)
     if request.headers.get("content-type", "").startswith("multipart/"):
-        raise Refused(415, "send the file itself, not a form: curl --data-binary @image.png")
-    encoded = await body.read(request.receive, request.headers, LARGEST_FILE, service.limits.timeout)
+        raise Refused(415, "send the file itself, not a form: curl --data-binary @image.png", unread=True)
+    encoded = await body.read(request.receive, request.headers, service.bodies, LARGEST_FILE, service.limits.timeout)
     async with service.decoding:
         pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
     served = service.choose(service.name, None, request.scope["request_id"])

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rrmsdk.runtime.refused import Refused
+from rrmsdk.runtime.statistics import margins, softmax
 
 
 @runtime_checkable
@@ -29,12 +30,15 @@ class Network(Protocol):
 class Answer:
     """The logits of one request.
 
+    classes, margins: of each image, the likeliest class, and how far its probability is above the second's.
     batch: images that ran together.
     leads: exactly one answer of each batch does, so that batches can be counted.
     waited, took: seconds in the queue, and in the network.
     """
 
     logits: np.ndarray
+    classes: list[int]
+    margins: list[float]
     batch: int
     leads: bool
     waited: float
@@ -49,6 +53,14 @@ class _Waiting:
     pixels: np.ndarray
     answer: asyncio.Future[Answer]
     since: float
+    queued: bool = True
+
+    def too_late(self, timeout: float) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(Refused(504, f"no answer within {timeout:g} s", retry_after=1))
+
+    def leave(self, _: object) -> None:
+        self.answer.cancel()
 
 
 class Batcher:
@@ -84,33 +96,39 @@ class Batcher:
         await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown()
 
-    async def submit(self, network: Network, pixels: np.ndarray, timeout: float) -> Answer:
+    async def submit(
+        self, network: Network, pixels: np.ndarray, timeout: float, left: asyncio.Future[None] | None = None
+    ) -> Answer:
         """The logits of `pixels`; who stops waiting (cancels) leaves the queue.
 
         Args:
             pixels: checked by the caller: what one request gets wrong would fail the others of its batch.
             timeout: seconds from now.
+            left: done where nobody wants the answer any more.
 
         Raises:
             Refused: 503 where too many wait or the server is stopping, 504 after `timeout`.
+            CancelledError: `left` is done.
             Exception: whatever the network raises, the same for all of the batch.
         """
         if self._closing:
             raise Refused(503, "this server is stopping", retry_after=1)
         if self.images + len(pixels) > self.max_queue:
             raise Refused(503, f"{self.images} images wait already; this server is overloaded", retry_after=1)
-        one = _Waiting(network, pixels, asyncio.get_running_loop().create_future(), time.monotonic())
+        loop = asyncio.get_running_loop()
+        one = _Waiting(network, pixels, loop.create_future(), time.monotonic())
         self._queue.append(one)
         self.images += len(pixels)
         self._idle.clear()
         self._some.set()
+        timer = loop.call_later(timeout, one.too_late, timeout)
+        if left is not None:
+            left.add_done_callback(one.leave)
         try:
-            async with asyncio.timeout(timeout):
-                return await one.answer
-        except TimeoutError:
-            raise Refused(504, f"no answer within {timeout:g} s", retry_after=1) from None
+            return await one.answer
         finally:
-            if one in self._queue:
+            timer.cancel()
+            if one.queued:
                 self._queue.remove(one)
                 self.images -= len(pixels)
 
@@ -126,13 +144,13 @@ class Batcher:
                 continue
             began = time.monotonic()
             try:
-                parts = await loop.run_in_executor(self._thread, _run, batch[0].network, [one.pixels for one in batch])
+                found = await loop.run_in_executor(self._thread, _run, batch[0].network, [one.pixels for one in batch])
             except Exception as exc:  # of the network: those who wait for it are told
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(exc)
                 continue
-            _deliver(batch, parts, began)
+            _deliver(batch, found, began)
 
     def _take(self) -> list[_Waiting]:
         """What runs next, in the order in which it came: of the first one's network, as far as a batch reaches."""
@@ -147,6 +165,7 @@ class Batcher:
             room -= len(one.pixels)
         for one in taken:
             self._queue.remove(one)
+            one.queued = False
             self.images -= len(one.pixels)
         return [one for one in taken if not one.answer.done()]
 
@@ -157,16 +176,20 @@ def _give_way() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def _run(network: Network, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """In the thread."""
+def _run(network: Network, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int], list[float]]:
+    """In the thread: logits, classes and margins of all parts."""
     pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
     logits = network.predict(pixels)
-    return np.split(logits, np.cumsum([len(part) for part in parts])[:-1])
+    probabilities = softmax(logits)
+    return logits, probabilities.argmax(axis=1).tolist(), margins(probabilities).tolist()
 
 
-def _deliver(batch: Sequence[_Waiting], parts: Sequence[np.ndarray], began: float) -> None:
-    took, images, leads = time.monotonic() - began, sum(len(part) for part in parts), True
-    for one, logits in zip(batch, parts, strict=True):
+def _deliver(batch: Sequence[_Waiting], found: tuple[np.ndarray, list[int], list[float]], began: float) -> None:
+    (logits, classes, sure), took = found, time.monotonic() - began
+    at, leads = 0, True
+    for one in batch:
+        own, at = slice(at, at + len(one.pixels)), at + len(one.pixels)
         if not one.answer.done():  # its client may have left meanwhile
-            one.answer.set_result(Answer(logits, images, leads, began - one.since, took))
+            waited = began - one.since
+            one.answer.set_result(Answer(logits[own], classes[own], sure[own], len(logits), leads, waited, took))
             leads = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rrmsdk.runtime.refused import Refused
@@ -16,7 +17,15 @@ class Left(Exception):
     """The client closed the connection: nobody reads an answer."""
 
 
-async def read(receive: Receive, headers: Mapping[str, str], most: int, seconds: float) -> bytes:
+@dataclass
+class Bodies:
+    """Bytes of all bodies that are here in part: many clients that send slowly are not to fill the memory."""
+
+    most: int
+    held: int = 0
+
+
+async def read(receive: Receive, headers: Mapping[str, str], bodies: Bodies, most: int, seconds: float) -> bytes:
     """All of it, inflated where it is gzip or deflate.
 
     Args:
@@ -24,7 +33,7 @@ async def read(receive: Receive, headers: Mapping[str, str], most: int, seconds:
         seconds: in which it has to be here.
 
     Raises:
-        Refused: 400, 408, 413, 415.
+        Refused: 400, 408, 413, 415, 503.
         Left
     """
     promised = headers.get("content-length", "")
@@ -33,9 +42,9 @@ async def read(receive: Receive, headers: Mapping[str, str], most: int, seconds:
     inflate = _inflater(headers.get("content-encoding", "identity").strip().lower(), most)
     try:
         async with asyncio.timeout(seconds):
-            return await _whole(receive, inflate, most)
+            return await _whole(receive, inflate, bodies, most)
     except TimeoutError:
-        raise Refused(408, f"the request was not here within {seconds:g} s") from None
+        raise Refused(408, f"the request was not here within {seconds:g} s", unread=True) from None
 
 
 async def discard(receive: Receive, most: int, seconds: float) -> None:
@@ -51,17 +60,23 @@ async def discard(receive: Receive, most: int, seconds: float) -> None:
         return
 
 
-async def _whole(receive: Receive, inflate: _Inflate | None, most: int) -> bytes:
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Left
-        part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(inflate(part) if inflate else part)
+async def _whole(receive: Receive, inflate: _Inflate | None, bodies: Bodies, most: int) -> bytes:
+    parts, size, held, more = [], 0, 0, True
+    try:
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Left
+            part, more = message.get("body", b""), message.get("more_body", False)
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            parts.append(inflate(part) if inflate else part)
+            held, bodies.held = held + len(parts[-1]), bodies.held + len(parts[-1])
+            if bodies.held > bodies.most:
+                raise Refused(503, "this server is overloaded with bodies", retry_after=1, unread=more)
+    finally:
+        bodies.held -= held
     if inflate:
         inflate.finish()
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -96,8 +111,8 @@ def _inflater(encoding: str, most: int) -> _Inflate | None:
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Inflate(most)
-    raise Refused(415, "Content-Encoding may be gzip or deflate")
+    raise Refused(415, "Content-Encoding may be gzip or deflate", unread=True)
 
 
 def _too_large(most: int) -> Refused:
-    return Refused(413, f"the body is larger than {most} bytes, the most that is taken")
+    return Refused(413, f"the body is larger than {most} bytes, the most that is taken", unread=True)

@@ -1,8 +1,13 @@
-"""uvicorn's protocol, with an end to how long and how large the head of a request may be; it has none of its own."""
+"""uvicorn's protocol, with an end to how long and how large the head of a request may be, and to who stays silent.
+
+It has no such ends of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -10,17 +15,41 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 LARGEST_HEAD = 1 << 16  # bytes, up to one more read of the socket
 
 
-class Door(HttpToolsProtocol):
-    """seconds: in which a head has to be here, from the connection or the head's first byte on."""
+def door(seconds: float, most: int) -> Any:
+    """For `uvicorn.Config(http=...)`.
 
-    def __init__(self, *given: Any, seconds: float, **named: Any) -> None:
+    Args:
+        seconds: in which a head has to be here, from the connection or the head's first byte on.
+        most: connections at a time. One more sends away the one that asks for nothing and has been silent longest, so
+            that clients which only hold connections open keep nobody out.
+    """
+    return partial(Door, seconds=seconds, most=most, all_of_them=OrderedDict())
+
+
+class Door(HttpToolsProtocol):
+    """all_of_them: the open connections; the longest silent comes first."""
+
+    def __init__(
+        self, *given: Any, seconds: float, most: int, all_of_them: OrderedDict[Door, None], **named: Any
+    ) -> None:
         super().__init__(*given, **named)
-        self._seconds, self._head, self._in_head = seconds, 0, False
+        self._seconds, self._most, self._all = seconds, most, all_of_them
+        self._head, self._in_head = 0, False
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._begin()
+        self._all[self] = None
+        if len(self._all) > self._most:
+            longest = next(one for one in self._all if one.silent)  # at the latest this one
+            del self._all[longest]
+            longest.transport.abort()
+
+    @property
+    def silent(self) -> bool:
+        """No request of it is being answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -29,6 +58,8 @@ class Door(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end()
+        if self in self._all:
+            self._all.move_to_end(self)
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -41,6 +72,7 @@ class Door(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()
+        self._all.pop(self, None)
         super().connection_lost(exc)
 
     def _begin(self) -> None:

@@ -7,12 +7,12 @@ from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from rrmsdk.runtime.batcher import Answer
 from rrmsdk.runtime.served import Served
-from rrmsdk.runtime.statistics import margins, softmax
 
 LOW_MARGIN = 0.1  # between the two largest probabilities
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -65,12 +65,26 @@ class Statistics:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Counters:
+    """A version's own of what every answer counts: to look them up by their labels takes longer than to count.
+
+    classes: of those that were predicted so far.
+    """
+
+    answers: Histogram
+    margin: Histogram
+    low: Counter
+    classes: dict[int, Counter]
+
+
 class Metrics:
     """One server's; nothing is kept in the process' own registry."""
 
     def __init__(self, waiting: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
         self.versions: dict[str, Statistics] = {}
+        self._counters: WeakKeyDictionary[Served, _Counters] = WeakKeyDictionary()
         self.requests = Counter("rrmsdk_requests", "Answered requests", ("route", "status"), registry=registry)
         self.seconds = Histogram(
             "rrmsdk_request_seconds", "From the head of a request to its answer", ("route",), buckets=_SECONDS,
@@ -120,35 +134,46 @@ class Metrics:
         self.windows = Gauge("rrmsdk_drift_windows", "Windows that are full", ("version",), registry=registry)
 
     def of(self, version: str) -> Statistics:
-        return self.versions.setdefault(version, Statistics())
+        if version not in self.versions:
+            self.versions[version] = Statistics()
+        return self.versions[version]
+
+    def _of(self, served: Served) -> _Counters:
+        if served not in self._counters:
+            version = served.version
+            self._counters[served] = _Counters(
+                self.answers.labels(version), self.margin.labels(version), self.low.labels(version), {}
+            )
+        return self._counters[served]
 
     def failed(self, served: Served) -> None:
         self.of(served.version).failed += 1
         self.failures.labels(served.version).inc()
 
     def answered(self, served: Served, answer: Answer) -> None:
-        about, images = self.of(served.version), len(answer.logits)
+        about, counters, images = self.of(served.version), self._of(served), len(answer.logits)
         about.images += images
         about.requests += 1
         about.waited += int(answer.waited * 1e9)
         about.took += int(answer.took * 1e9)
         about.last = time.time_ns() // 1_000_000
         self.queue.observe(answer.waited)
-        self.answers.labels(served.version).observe(answer.waited + answer.took)
+        counters.answers.observe(answer.waited + answer.took)
         if answer.leads:
             about.batches[answer.batch] += 1
             about.batches_took[answer.batch] += int(answer.took * 1e9)
             self.batch.observe(answer.batch)
             self.network.observe(answer.took)
-        probabilities = softmax(answer.logits)
-        for label in probabilities.argmax(axis=1):
+        for label in answer.classes:
             about.classes[served.labels[label]] += 1
-            self.classes.labels(served.version, served.labels[label]).inc()
-        for margin in margins(probabilities):
-            self.margin.labels(served.version).observe(margin)
+            if label not in counters.classes:
+                counters.classes[label] = self.classes.labels(served.version, served.labels[label])
+            counters.classes[label].inc()
+        for margin in answer.margins:
+            counters.margin.observe(margin)
             if margin < LOW_MARGIN:
                 about.low += 1
-                self.low.labels(served.version).inc()
+                counters.low.inc()
 
     def now_serving(self, version: str | None) -> None:
         self.serving.clear()

@@ -22,7 +22,9 @@ PLATFORM = "onnxruntime_onnx"
 
 
 def routes() -> list[Route]:
-    found = [
+    places = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    found = [Route(f"{place}/infer", infer, methods=["POST"]) for place in places]  # first: they are looked for in turn
+    found += [
         Route("/v2", server_metadata, methods=["GET"]),
         Route("/v2/", server_metadata, methods=["GET"]),
         Route("/v2/health/live", live, methods=["GET"]),
@@ -33,9 +35,8 @@ def routes() -> list[Route]:
         Route("/v2/repository/models/{model}/rollback", rollback, methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", unload, methods=["POST"]),
     ]
-    for place in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+    for place in places:
         found += [
-            Route(f"{place}/infer", infer, methods=["POST"]),
             Route(place, metadata, methods=["GET"]),
             Route(f"{place}/ready", model_ready, methods=["GET"]),
             Route(f"{place}/config", config, methods=["GET"]),
@@ -94,7 +95,8 @@ async def drift(request: Request) -> Response:
 
 async def infer(request: Request) -> Response:
     service, served = service_of(request), _served(request)
-    content = await body.read(request.receive, request.headers, service.most_bytes(served), service.limits.timeout)
+    most, seconds = service.most_bytes(served), service.limits.timeout
+    content = await body.read(request.receive, request.headers, service.bodies, most, seconds)
     try:
         asked = v2.read(content, request.headers.get(v2.LENGTH), served.session, service.limits.batch)
     except tensors.BadPixels:
@@ -243,7 +245,8 @@ def administered_by(request: Request) -> Service:
 
 async def _object(request: Request) -> dict[str, Any]:
     """The body of a repository call; none at all is an empty one."""
-    content = await body.read(request.receive, request.headers, SMALL, service_of(request).limits.timeout)
+    service = service_of(request)
+    content = await body.read(request.receive, request.headers, service.bodies, SMALL, service.limits.timeout)
     try:
         asked = orjson.loads(content or b"{}")
     except orjson.JSONDecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import signal
@@ -11,21 +12,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
-from functools import partial
 from types import FrameType
-from typing import Any
 
 import orjson
 import uvicorn
 
 from rrmsdk.errors import FieldError
 from rrmsdk.runtime.app import App
-from rrmsdk.runtime.door import Door
+from rrmsdk.runtime.door import door
 from rrmsdk.runtime.served import warn_of
 from rrmsdk.runtime.service import Service
 from rrmsdk.runtime.tls import Tls
 
-CONNECTIONS = 1024  # at a time; more are answered 503
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+CONNECTIONS = 1 << 14  # at a time, where the system lets a process have as many
+FILES = 128  # descriptors that are left to everything else
+BACKLOG = 1024  # connections that wait to be taken
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
 
 
@@ -40,7 +46,7 @@ def listening(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(CONNECTIONS)
+        sock.listen(BACKLOG)
     except (OSError, OverflowError) as exc:
         sock.close()
         why = getattr(exc, "strerror", None) or exc
@@ -68,15 +74,29 @@ def running(
     """
     beside = nullcontext() if grpc is None else _over_grpc(service, grpc, tls)
     cert, key = (None, None) if tls is None else (tls.cert, tls.key)
-    door: Any = partial(Door, seconds=service.limits.timeout)  # called as a class is, which it is not
     config = uvicorn.Config(
-        App(service, beside), http=door, ws="none", lifespan="on", log_config=None, access_log=False,
-        server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_ALIVE,
-        backlog=CONNECTIONS, timeout_graceful_shutdown=int(service.limits.timeout) + 1, ssl_certfile=cert,
+        App(service, beside), http=door(service.limits.timeout, _connections()), ws="none", lifespan="on",
+        log_config=None, access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE,
+        backlog=BACKLOG, timeout_graceful_shutdown=int(service.limits.timeout) + 1, ssl_certfile=cert,
         ssl_keyfile=key,
     )  # fmt: skip
     with answering(config, sock, ended) as url:
         yield url
+
+
+def _connections() -> int:
+    files = -1 if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return CONNECTIONS if files < 0 else min(CONNECTIONS, max(files - FILES, files // 2))  # -1: no limit
+
+
+def _more_files() -> None:
+    """As many descriptors as the system lets this process have; most systems begin with 1,024."""
+    if resource is not None:
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = CONNECTIONS + FILES if most < 0 else min(most, CONNECTIONS + FILES)
+        if 0 <= now < wanted:
+            with suppress(ValueError, OSError):  # macOS promises more than it gives
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 @contextmanager
@@ -124,12 +144,15 @@ def until_stopped(
     service: Service, sock: socket.socket, drain: float, tls: Tls | None = None, grpc: socket.socket | None = None
 ) -> None:
     """Serve until SIGTERM or SIGINT; then say 'not ready' for `drain` seconds, finish, end. A second one hurries."""
+    _more_files()
     with stopping() as stops:
         at = {} if grpc is None else {"grpc": address(grpc)}
         with running(service, sock, stops, tls=tls, grpc=grpc) as url:
             say("serving", url=url, **at, model=service.name, version=service.version)
             for served in service.store.loaded:
                 warn_of(served)
+            gc.collect()
+            gc.freeze()  # what was loaded stays; to look it through again and again would hold requests up
             if stops.get():
                 service.stopping = True
                 say("stopping", drain=drain)

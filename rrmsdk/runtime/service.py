@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ NUMBER = 24  # bytes that one pixel may take in JSON
 LARGEST_FILE = 8 << 20  # bytes of an image file
 LARGEST_BODY = 32 << 20
 SMALL = 1 << 16  # bytes of a request that holds no image
+ALL_BODIES = 256 << 20  # bytes of the requests that are still being sent
 
 Receive = Callable[[], Any]
 
@@ -58,6 +60,7 @@ class Service:
     batcher: Batcher = field(init=False)
     background: Batcher = field(init=False)  # of the shadow
     metrics: Metrics = field(init=False)
+    bodies: body.Bodies = field(default_factory=lambda: body.Bodies(ALL_BODIES), init=False)
     decoding: asyncio.Semaphore = field(init=False)
     _canary: Canary | None = field(default=None, init=False)
     _shadow: Shadow | None = field(default=None, init=False)
@@ -150,7 +153,7 @@ class Service:
         """Of a request."""
         if self.limits.body is not None:
             return self.limits.body
-        return min(LARGEST_BODY, SMALL + NUMBER * self.limits.batch * int(np.prod(served.session.input_shape)))
+        return min(LARGEST_BODY, SMALL + NUMBER * self.limits.batch * prod(served.session.input_shape))
 
     async def infer(self, served: Served, pixels: np.ndarray, receive: Receive, timeout: float | None) -> Answer:
         """Logits of checked pixels, counted.
@@ -163,18 +166,15 @@ class Service:
             body.Left: the client did not wait.
         """
         seconds = min(timeout or self.limits.timeout, self.limits.timeout)
-        asked = asyncio.create_task(self.batcher.submit(served, pixels, seconds))
         left = asyncio.create_task(_left(receive))
         try:
-            await asyncio.wait((asked, left), return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                raise body.Left
-            answer = asked.result()
-        except BaseException:
+            answer = await self.batcher.submit(served, pixels, seconds, left)
+        except BaseException as exc:
             self.metrics.failed(served)
+            if isinstance(exc, asyncio.CancelledError) and left.done():
+                raise body.Left from None
             raise
         finally:
-            asked.cancel()
             left.cancel()
         self.metrics.answered(served, answer)
         if self.shadow is not None and self.store.loaded[:1] == (served,):

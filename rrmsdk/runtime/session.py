@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -107,7 +108,7 @@ def check_unit(pixels: np.ndarray, image: tuple[int, int, int]) -> None:
     _check_shape(pixels, image)
     with np.errstate(invalid="ignore"):
         low, high = float(pixels.min()), float(pixels.max())
-    if not np.isfinite([low, high]).all():
+    if not (isfinite(low) and isfinite(high)):
         raise DataError("pixels hold NaN or infinity")
     if low < 0 or high > 1:
         raise DataError(f"pixels lie in [{low:g}, {high:g}], the network takes [0, 1]. Do not normalise them")

@@ -10,9 +10,10 @@ import numpy as np
 
 from rrmsdk.errors import RrmError
 from rrmsdk.runtime.batcher import Batcher
-from rrmsdk.runtime.metrics import Metrics, margins, softmax
+from rrmsdk.runtime.metrics import Metrics
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Served
+from rrmsdk.runtime.statistics import margins, softmax
 
 AHEAD = 4  # batches that may wait; what comes beyond is dropped
 

@@ -22,6 +22,7 @@ from rrmsdk.runtime.watch import Watch
 from rrmsdk.schema.bundle import CARD, Bundle
 from tests.hub.test_following import TAG, move, publish, pulled, source
 from tests.hub_server import HubServer
+from tests.loopback import until
 from tests.served import make_classifier, make_served, pixel_classifier
 from tests.signatures import write_key
 
@@ -47,13 +48,6 @@ def served(hub: HubServer, root: Path, keep: int = 3) -> Iterator[Service]:
     service = Service("digits", "0", store, Access(), Limits(batch=4), watch=Watch(following, 0.05))
     with server.running(service, server.listening("127.0.0.1", 0)):
         yield service
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def swaps(service: Service, outcome: str) -> float:

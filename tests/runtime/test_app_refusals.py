@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.loopback import until
 from tests.runtime.http_served import Served, ask, connected, counted, plain, serving
 from tests.served import some_digits
 
@@ -105,3 +106,22 @@ def test_a_body_that_does_not_come_is_408(versions: Path) -> None:
 )
 def test_every_error_is_json_with_a_reason(served: Served, method: str, path: str, status: int, says: str) -> None:
     assert ask(served, method, path)[:2] == (status, {"error": says})
+
+
+def test_bodies_that_come_slowly_do_not_fill_the_memory(versions: Path) -> None:
+    """One is refused where all together hold too much, and others are taken again once they are gone."""
+    begun = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b" " * 900
+    with serving(models=versions, name="digits") as served:
+        served.service.bodies.most = 1500
+        with connected(served) as first, connected(served) as second:
+            first.sendall(begun)
+            until(lambda: served.service.bodies.held == 900)
+            second.sendall(begun)
+            answer = second.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"connection: close" in answer.lower()
+            assert b"retry-after: 1" in answer.lower()
+            first.sendall(b" " * 100)
+            assert first.recv(4096).startswith(b"HTTP/1.1 400 ")  # it was all blanks, but it was read
+        until(lambda: served.service.bodies.held == 0)
+        assert ask(served, "POST", "/v2/models/digits/infer", b"{}")[0] == 400

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from rrmsdk.runtime import server
 from rrmsdk.runtime.service import Service
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
+from tests.loopback import until
 from tests.runtime.test_app_busy import GatedEngine
 from tests.served import lit, make_classifier, make_served, pixel_classifier
 
@@ -230,14 +230,6 @@ def test_trials_are_for_the_admin_token_alone(root: Path, role: str) -> None:
 
 
 # The shadow.
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """The background has no end that could be waited for."""
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_a_shadow_disagrees_exactly_where_the_graphs_do(root: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rrmsdk.runtime.source import SETTLED, Folder
 from rrmsdk.runtime.store import Store
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
+from tests.loopback import until
 from tests.runtime.http_served import given
 from tests.served import make_served, some_digits
 
@@ -41,13 +42,6 @@ def watching(root: Path) -> Iterator[tuple[Service, str]]:
 def put(root: Path, version: str, seed: int) -> None:
     """As a careful person does: beside, and renamed."""
     make_served(root.parent / f"made-{version}", seed=seed).path.rename(root / version)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def refusals(service: Service) -> float:
