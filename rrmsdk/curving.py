@@ -18,6 +18,7 @@ from rrmsdk.schema.curve import Curve, read_radii
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.verifying import hidden
 
 STEPS = 8
 PLOT = "curve.svg"  # beside the bundle's files and no part of it: the HTML report draws the curve itself
@@ -37,6 +38,7 @@ def curve(
     batch: int = 256,
     seed: int = 0,
     out: str | Path | None = None,
+    journal: str | Path | None = None,
     quiet: bool = False,
 ) -> Curve:
     """Robust accuracy against eps; `curve.json` of the bundle, and `curve.svg` with the extra `report`.
@@ -49,7 +51,7 @@ def curve(
     end near 0 is a sign of masked gradients.
 
     Args:
-        model, out: as in `verify`.
+        model, out, journal: as in `verify`; the same call goes on after a crash.
         data: None: the data set of the bundle.
         eps: `0..16/255:8` (8 equal steps), or ascending radii; accuracy at 0 is always told. None: up to twice the
             radius of the bundle's card in 8 steps, which for linf:8/255 are those.
@@ -65,6 +67,7 @@ def curve(
     from rrmsdk import models
     from rrmsdk.training.log import progress
     from rrmsdk.verification.curve import measure
+    from rrmsdk.verification.journal import discard
 
     asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed}
     spec = value.parse(VerifySpec, asked, "curve")
@@ -75,15 +78,21 @@ def curve(
     bundle = owned(model, out)
     threat = bundle.card.threat
     radii = typed or _around(threat, norm)
-    found = images_of(data_of(bundle, data), bundle)
+    source = data_of(bundle, data)
+    found = images_of(source, bundle)
     chosen = _chosen(found, split, images or 0)
+    strength = spec.model_dump_json(exclude={"batch", "at_least", "confidence", "images"})
+    kept = Path(journal or hidden(bundle, "curve", source.model_dump_json(), norm or threat.norm, split, strength))
     with progress(f"curve {bundle.card.name}", quiet) as bar:
         result = measure(
             models.from_bundle(bundle).to(device_here()), chosen, radii, norm or threat.norm, spec, trained_for=threat,
-            info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split,
+            info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split, journal=kept,
             tell=lambda says, done, of: bar(done, of, says),
         )  # fmt: skip
     bundles.keep(bundle, bundles.CURVE, result)
+    for ball in kept.glob("*"):
+        discard(ball)
+    discard(kept)
     _draw(result, bundle.path / PLOT, quiet)
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.opening import data_of, images_of, needs_torch, owned
@@ -27,6 +27,7 @@ def export(
     queries: int = 500,
     margin: float = 0.01,
     calibration: int = 256,
+    golden: Literal["train", "noise"] = "train",
     seed: int = 0,
     triton: str | Path | None = None,
     out: str | Path | None = None,
@@ -37,8 +38,8 @@ def export(
     Whatever its precision, network and graph meet the same attacks: AutoPGD on the network, replayed on the graph, then
     noise and Square on each of them alone. What both withstand is in `onnx/parity*.json`.
 
-    For a server the network's logits of 32 train images, with the images, go into `onnx/golden.safetensors`, and how
-    images and answers are distributed on 1,000 images (never of the test split) into `onnx/serving.json`.
+    For a server the network's logits of 32 images, with the images, go into `onnx/golden.safetensors`, and how images
+    and answers are distributed on 1,000 images (never of the test split) into `onnx/serving.json`.
 
     Args:
         model, out: as in `verify`.
@@ -53,6 +54,8 @@ def export(
         queries: of Square, for each image.
         margin: by how much robust accuracy may fall: 0.01 is one point, two images of 200.
         calibration: train images that decide the ranges of int8.
+        golden: `train`: those 32 images are of the train split, and go wherever the bundle goes. `noise`: they are
+            random numbers, for training data that has to stay where it is.
         seed: of the attacks, and of which train images.
         triton: a folder that becomes, or is, a model repository for Triton; the graph is put into it as the newest
             version of its model.
@@ -85,6 +88,8 @@ def export(
     for name, number, least in (("images", images, 0), ("queries", queries, 1), ("calibration", calibration, 1)):
         if number < least:
             raise FieldError(f"{name} = {number}: {least} is the least")
+    if golden not in ("train", "noise"):
+        raise FieldError(f"golden = '{golden}': train or noise")
     if not 0 <= margin <= 1:
         raise FieldError(f"margin = {margin}: a share of the images, such as 0.01 for one point")
     bundle = owned(model, out)
@@ -103,7 +108,7 @@ def export(
         exported = bundle
         if onnx:
             exported = export_onnx(
-                bundle, network, clean, attacked, variant=variant, trial=trial, reference=Reference(found, seed)
+                bundle, network, clean, attacked, variant=variant, trial=trial, reference=Reference(found, seed, golden)
             )
         if tensorrt:
             engine.export_engine(exported, clean, attacked, precision=precision, trial=trial)

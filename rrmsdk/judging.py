@@ -55,8 +55,9 @@ def attack(
     Args:
         model: an `nn.Module` that takes pixels in [0, 1], where its weights lie; an `.onnx` file, its one input float
             [batch, C, H, W] in [0, 1], or uint8 [batch, H, W, C], to whose levels pixels are rounded, and its one
-            output logits; or `http://HOST:PORT/v2/models/NAME`, which speaks the Open Inference Protocol v2. For the
-            last, `weights_sha256` of the report is one of name and version only.
+            output logits; or `http://HOST:PORT/v2/models/NAME`, which speaks the Open Inference Protocol v2 and takes
+            FP32 or UINT8 tensors of the same shapes. For the last, `weights_sha256` of the report is one of name and
+            version only.
         data: a name, path:DIR, a DataSpec or its fields, or a Dataset.
         attack: as in `verify`, or `square`, or `replay` alone. None: `autoattack` for a module, else `square`.
         replay: a file of `verify(save_adversarial=...)`: its images are tried first, as an attack of their own.

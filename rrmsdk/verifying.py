@@ -136,7 +136,11 @@ def _judged(job: Job, ranks: Any):
 
 
 def _hidden(bundle: Bundle, data: DataSpec, spec: VerifySpec) -> Path:
-    """A journal for each thing that may be judged, so that another attack does not stumble over it."""
     strength = spec.model_dump_json(exclude={"batch", "at_least", "confidence"})
-    about = (bundle.card.files[bundles.WEIGHTS], data.model_dump_json(), str(bundle.card.threat), strength)
-    return bundle.path / f".verify-{hashlib.sha256(repr(about).encode()).hexdigest()[:12]}"
+    return hidden(bundle, "verify", data.model_dump_json(), str(bundle.card.threat), strength)
+
+
+def hidden(bundle: Bundle, verb: str, *about: str) -> Path:
+    """A journal for each thing that may be judged, so that another attack does not stumble over it."""
+    told = (bundle.card.files[bundles.WEIGHTS], *about)
+    return bundle.path / f".{verb}-{hashlib.sha256(repr(told).encode()).hexdigest()[:12]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -172,6 +172,12 @@ def export(
     queries: Annotated[int, typer.Option(help="Of Square, the attack on the graph itself, for each image.")] = 500,
     margin: Annotated[float, typer.Option(help="By how much robust accuracy may fall; 0.01 is one point.")] = 0.01,
     calibration: Annotated[int, typer.Option(help="Train images that decide the ranges of int8.")] = 256,
+    golden: Annotated[
+        Literal["train", "noise"],
+        typer.Option(
+            help="Images that a server is tried on and that travel in the bundle: of the train split, or noise."
+        ),
+    ] = "train",
     seed: Annotated[int, typer.Option(help="Of the attacks, and of which train images.")] = 0,
     triton: Annotated[
         Path | None, typer.Option(help="Also put the graph into this model repository of Triton, as a new version.")
@@ -185,8 +191,8 @@ def export(
         raise FieldError("say what to export to: rrmsdk export MODEL --onnx, or --tensorrt")
     bundle = rrmsdk.export(
         model, onnx=onnx, tensorrt=tensorrt, precision=precision, target=target, input=input, data=data,
-        images=images, queries=queries, margin=margin, calibration=calibration, seed=seed, triton=triton, out=out,
-        quiet=quiet or as_json,
+        images=images, queries=queries, margin=margin, calibration=calibration, golden=golden, seed=seed,
+        triton=triton, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     told: dict[str, Any] = {}
     if onnx:

@@ -83,6 +83,8 @@ def _judges(job: Job) -> Iterator[str]:
     which = f"the first {judge.images}" if judge.images else "all"
     held = f" but the last {gate.audit_images}" if gate.audit_images else ""
     yield f"Champion and challenger by {judge.attack} on the same images: {which} of the test split{held}."
+    if judge.curve is not None:
+        yield f"Beside that a curve of each challenger at radii {judge.curve}, by fast. It decides nothing."
     if judge.images:
         passes = _passes(judge.images, gate.robust_margin, gate.confidence)
         yield (

@@ -74,7 +74,7 @@ def run(jobs: Path, state: Path | None, name: str, number: int) -> Told:
         "job": name, "stages": _stages(events),
         "decisions": [_decision(folder, one, event) for event in _decided(events)],
         "artefacts": [{"stage": stage} | artefact(folder, digest) for stage, digest in made.items()],
-        "curve": _curve(folder, made),
+        "curve": _curve(folder, made, _decided(events)[-1:]),
         "events": [{"at": _time(event.at), "kind": event.kind, "told": event.told} for event in events],
         "printed": printed,
     }  # fmt: skip
@@ -260,19 +260,24 @@ def _report(path: Path) -> Report | None:
     return _read(Report, path)
 
 
-def _curve(folder: Path, made: dict[str, str]) -> Told | None:
-    """Robust accuracy over the radius, where a bundle of the run holds it."""
+def _curve(folder: Path, made: dict[str, str], decided: list[Event]) -> Told | None:
+    """Robust accuracy over the radius, where a bundle of the run holds it, and the champion's that it met."""
     for digest in reversed(made.values()):
         curve = _read(Curve, folder / STORE / digest / CURVE)
         if curve is not None:
-            points = [
-                {"eps": str(one.eps), "at": float(one.eps)} | _share(one.robust, one.interval) for one in curve.points
-            ]
             trained = float(curve.trained_for.eps) if curve.trained_for.norm == curve.norm else None
-            return {"norm": curve.norm, "attack": curve.attack, "images": curve.images, "note": curve.note} | {
-                "points": points, "trained": trained
+            old = next((event.told.get("old") for event in decided), None)
+            met = _read(Curve, folder / STORE / old / CURVE) if old and old != digest else None
+            return {
+                "norm": curve.norm, "attack": curve.attack, "images": curve.images, "note": curve.note,
+                "points": _points(curve), "trained": trained,
+                "champion": _points(met) if met is not None and met.norm == curve.norm else [],
             }  # fmt: skip
     return None
+
+
+def _points(curve: Curve) -> list[Told]:
+    return [{"eps": str(one.eps), "at": float(one.eps)} | _share(one.robust, one.interval) for one in curve.points]
 
 
 def _read(kind: Any, path: Path) -> Any:

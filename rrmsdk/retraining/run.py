@@ -147,7 +147,7 @@ def _stages(going: Going) -> None:
     teachers = tuple(stages.fetch(going, taught, at) for at, taught in enumerate(plan.teachers))
     student = stages.transfer(going, plan, teachers)
     report = stages.verify(going, plan, "verify", bundles.read(student.path))
-    challenger = stages.export(going, plan, student, report)
+    challenger = stages.export(going, plan, student, report, stages.curve(going, plan, student))
     _decided(going, plan, challenger, report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from rrmsdk.retraining.plan import PLAN, Plan, Taught, gone, read, resolve
 from rrmsdk.retraining.room import Room
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
-from rrmsdk.schema.bundle import CARD, CONFIG, REPORT, WEIGHTS, Bundle
+from rrmsdk.schema.bundle import CARD, CONFIG, CURVE, REPORT, WEIGHTS, Bundle
+from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.job import Job
 from rrmsdk.schema.recipe import Recipe, VerifySpec
 from rrmsdk.schema.ref import Ref
@@ -137,6 +139,7 @@ def _trained(going: Going, recipe: Recipe, scratch: Path) -> Bundle:
             going.room.journal.note(going.run.number, "memory", accumulate=2 * parts, says=str(exc))
             files.write_text(told, str(2 * parts))
             shutil.rmtree(folder)
+        gc.collect()  # what the step that failed still holds
     raise AssertionError
 
 
@@ -182,7 +185,27 @@ def audit(going: Going, plan: Plan, name: str, bundle: Bundle) -> Report:
     return _same_images(value.from_json(Report, made.path.read_bytes(), f"the report of {name}"), plan)
 
 
-def export(going: Going, plan: Plan, student: Made, report: Report) -> Made:
+def curve(going: Going, plan: Plan, student: Made) -> Made | None:
+    """Robust accuracy against the radius, where the job asks for it."""
+    judge = going.job.judge
+    if judge.curve is None:
+        return None
+    bundle, spec = bundles.read(student.path), judged_images(going.job, plan)
+    asked = {
+        "eps": judge.curve, "attack": "fast", "images": min(judge.curve_images or spec.images, spec.images),
+        "batch": spec.batch, "seed": spec.seed,
+    }  # fmt: skip
+
+    def work(scratch: Path) -> Path:
+        copy = copy_of(bundle, scratch / "bundle")
+        rrmsdk.curve(copy, plan.recipe.data.alone(), journal=scratch / "found", quiet=going.quiet, **asked)
+        return copy.path / CURVE
+
+    inputs = _attacked(plan, bundle, spec) | {"curve": asked}
+    return once(going.room, going.run, "curve", inputs, work, checkpoint="found")
+
+
+def export(going: Going, plan: Plan, student: Made, report: Report, curved: Made | None) -> Made:
     """The bundle that may be pushed: weights, report, and each graph that withstands what the network withstands.
 
     Raises:
@@ -195,17 +218,19 @@ def export(going: Going, plan: Plan, student: Made, report: Report) -> Made:
             notes = " ".join((bundle.card.notes, *plan.warnings)).strip()
             bundle = bundles.seal(bundle.path, bundle.card.model_copy(update={"notes": notes}))
         bundle = bundles.keep(bundle, REPORT, report)
+        if curved is not None:
+            bundle = bundles.keep(bundle, CURVE, value.read(Curve, curved.path))
         for precision in asked.onnx:
             bundle = rrmsdk.export(
                 bundle, precision=precision, target=asked.target if precision == "int8" else "cpu",
-                data=plan.recipe.data.alone(), quiet=going.quiet,
+                data=plan.recipe.data.alone(), golden=asked.golden, quiet=going.quiet,
             )  # fmt: skip
         return bare(bundle).path
 
     asked = going.job.export
     inputs = {
         "bundle": student.digest, "report": report.model_dump_json(), "export": asked.model_dump(mode="json"),
-        "warnings": plan.warnings, "versions": _of(plan, EXPORTS),
+        "curve": curved and curved.digest, "warnings": plan.warnings, "versions": _of(plan, EXPORTS),
     }  # fmt: skip
     return once(going.room, going.run, "export", inputs, work)
 

@@ -19,6 +19,9 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from rrmsdk.errors import EndpointError, FieldError, IntegrityError, MismatchError
+from rrmsdk.runtime.rounding import to_bytes
+from rrmsdk.runtime.session import Signature
+from rrmsdk.schema.parity import Input
 
 TRIES = 7
 WAIT = 0.25  # seconds before the second try; doubled before each further one, 16 s in all
@@ -166,6 +169,7 @@ class Endpoint:
 
     input_shape: channels, height and width of one image.
     fixed: images that it takes at once, no more and no fewer; None: any number.
+    input: `uint8`: it takes bytes [B, H, W, C], and pixels go to the nearest of 256 levels, as in `Rounding`.
     """
 
     line: Line = field(repr=False)
@@ -176,6 +180,7 @@ class Endpoint:
     classes: int
     ends: tuple[str, str]
     fixed: int | None
+    input: Input
     _version: str | None = None
 
     @property
@@ -202,8 +207,8 @@ class Endpoint:
     def _infer(self, pixels: np.ndarray) -> np.ndarray:
         given, asked = self.ends
         # Each float32 as the double that it is: the shortest text of that comes back as the same float32.
-        data = pixels.astype(np.float64).ravel().tolist()
-        tensor = {"name": given, "datatype": "FP32", "shape": list(pixels.shape), "data": data}
+        datatype, sent = ("UINT8", to_bytes(pixels)) if self.input == "uint8" else ("FP32", pixels.astype(np.float64))
+        tensor = {"name": given, "datatype": datatype, "shape": list(sent.shape), "data": sent.ravel().tolist()}
         body = {"inputs": [tensor], "outputs": [{"name": asked}]}
         room = _ROOM + _NUMBER * len(pixels) * self.classes
         answer = self.line.ask(_Inferred, "POST", f"{self.line.url.path}/infer", body, room)
@@ -254,12 +259,12 @@ def open_endpoint(
     line = Line(_address(url), token, timeout, tries, wait)
     try:
         told = line.ask(_Metadata, "GET", line.url.path)
-        shape, classes, ends, fixed = _signature(line, told)
+        signature = _signature(line, told)
     except BaseException:
         line.close()
         raise
     versions = tuple(line.hidden(version) for version in told.versions)
-    return Endpoint(line, line.hidden(told.name), versions, line.hidden(told.platform), shape, classes, ends, fixed)
+    return Endpoint(line, line.hidden(told.name), versions, line.hidden(told.platform), *signature)
 
 
 def _address(url: str) -> SplitResult:
@@ -279,16 +284,20 @@ def _address(url: str) -> SplitResult:
     return parts
 
 
-def _signature(line: Line, told: _Metadata) -> tuple[tuple[int, int, int], int, tuple[str, str], int | None]:
+def _signature(line: Line, told: _Metadata) -> Signature:
     outputs = [one for one in told.outputs if len(told.outputs) == 1 or one.name == "logits"]
     match [(one.datatype, *one.shape) for one in told.inputs], [(one.datatype, *one.shape) for one in outputs]:
-        case [("FP32", batch, int(c), int(h), int(w))], [("FP32", _, int(k))] if min(c, h, w, k) > 0:
-            return (c, h, w), k, (told.inputs[0].name, outputs[0].name), batch if batch > 0 else None
-    maps = line.hidden(f"{_shown(told.inputs)} to {_shown(told.outputs)}")
-    raise MismatchError(
-        f"{line} maps {maps}; a classifier maps one FP32 tensor [-1, C, H, W] to one of logits [-1, classes]; of "
-        "several outputs one is called 'logits'"
-    )
+        case [("FP32", batch, c, h, w)], [("FP32", _, k)] if min(c, h, w, k) > 0:
+            takes = "float"
+        case [("UINT8", batch, h, w, c)], [("FP32", _, k)] if min(c, h, w, k) > 0:
+            takes = "uint8"
+        case _:
+            maps = line.hidden(f"{_shown(told.inputs)} to {_shown(told.outputs)}")
+            raise MismatchError(
+                f"{line} maps {maps}; a classifier maps one FP32 tensor [-1, C, H, W], or one of UINT8 [-1, H, W, C], "
+                "to one of logits [-1, classes]; of several outputs one is called 'logits'"
+            )
+    return (c, h, w), k, (told.inputs[0].name, outputs[0].name), batch if batch > 0 else None, takes
 
 
 def _shown(tensors: list[_Tensor]) -> str:

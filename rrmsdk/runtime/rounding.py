@@ -34,7 +34,7 @@ class Rounding:
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         """Logits [B, classes] of float32 pixels [B, C, H, W] in [0, 1]. Errors are those of `Session.predict`."""
         self.check(pixels)
-        return self.session.predict(_bytes(pixels).transpose(0, 2, 3, 1))
+        return self.session.predict(to_bytes(pixels))
 
 
 def in_unit(session: Session) -> Session | Rounding:
@@ -44,8 +44,13 @@ def in_unit(session: Session) -> Session | Rounding:
 
 def rounded(pixels: np.ndarray) -> np.ndarray:
     """Pixels in [0, 1], each at the nearest of the 256 levels that a byte can say."""
-    return _bytes(pixels).astype(np.float32) / np.float32(255)
+    return _nearest(pixels).astype(np.float32) / np.float32(255)
 
 
-def _bytes(pixels: np.ndarray) -> np.ndarray:
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [B, H, W, C] of float32 pixels [B, C, H, W] in [0, 1]."""
+    return _nearest(pixels).transpose(0, 2, 3, 1)
+
+
+def _nearest(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels * np.float32(255)).astype(np.uint8)

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rrmsdk.errors import FieldError, RefError, did_you_mean
 from rrmsdk.schema import value
+from rrmsdk.schema.curve import read_radii
 from rrmsdk.schema.recipe import Recipe, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.secret import Secret
@@ -29,6 +30,9 @@ class Judge(Value):
     """How champion and challenger are attacked: both alike, on the same test images. See VerifySpec.
 
     images: how many of the test split, from its start; 0: all that are not held out for the audit.
+    curve: radii at which the challenger's robust accuracy under `fast` goes into its bundle, such as 0..16/255:8; they
+        decide nothing. None: no curve.
+    curve_images: of those images, for the curve; 0: all.
     """
 
     attack: Literal["autoattack", "fast", "apgd", "pgd"] = "autoattack"
@@ -37,10 +41,22 @@ class Judge(Value):
     images: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(ge=1)] = 256
     seed: int = 0
+    curve: str | None = None
+    curve_images: Annotated[int, Field(ge=0)] = 500
+
+    @field_validator("curve")
+    @classmethod
+    def _are_radii(cls, radii: str | None) -> str | None:
+        if radii is not None:
+            try:
+                read_radii(radii, "curve")
+            except FieldError as exc:
+                raise ValueError(str(exc)) from exc
+        return radii
 
     def spec(self, images: int | None = None) -> VerifySpec:
         """As the verification engine is told, for another number of images where one is given."""
-        fields = self.model_dump()
+        fields = self.model_dump(exclude={"curve", "curve_images"})
         return VerifySpec.model_validate(fields if images is None else fields | {"images": images})
 
 
@@ -172,10 +188,12 @@ class Export(Value):
     """The graphs that go with the weights, by precision.
 
     target: for whom int8 is made.
+    golden: images that a server is tried on, and that go with the bundle: of the train split, or noise.
     """
 
     onnx: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32",)
     target: Literal["cpu", "tensorrt"] = "cpu"
+    golden: Literal["train", "noise"] = "train"
 
 
 class Push(Value):

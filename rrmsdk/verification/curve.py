@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -24,8 +27,10 @@ from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import checks, provenance
 from rrmsdk.verification.adapting import adapted
 from rrmsdk.verification.attacking import Standing, Tally, attack_all, found, stand
+from rrmsdk.verification.journal import Journal
 from rrmsdk.verification.judge import excess, into_ball, judging, misled, right, slack
 from rrmsdk.verification.sequences import Chosen, chosen
+from rrmsdk.verification.verify import key_of
 
 SPOT = 32  # images that withstood at one radius and are attacked at the next smaller one after all
 
@@ -34,7 +39,7 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Work:
-    """What one radius cost."""
+    """What one radius cost; what a run that was interrupted spent on it is counted in."""
 
     pulled: int
     attacked: int
@@ -49,11 +54,13 @@ class Falling:
     first: the smallest ball in which an image is known to be broken; 0: it is wrong without an attack; one more than
         there are balls: none.
     pixels: the image inside that ball that shows it; natural where there is none.
+    journal: of what the attack finds in this ball.
     """
 
     start: Standing
     threats: tuple[ThreatModel, ...]
     choose: Callable[[ThreatModel], Chosen]
+    journal: Callable[[ThreatModel, Chosen], Journal]
     tell: Tell
     first: Int64[Tensor, " N"]
     pixels: Float32[Tensor, "N C H W"]
@@ -75,6 +82,7 @@ def measure(
     info: DataInfo,
     weights_sha256: str,
     split_name: str = "test",
+    journal: Path | None = None,
     tell: Tell = lambda says, done, of: None,
 ) -> Curve:
     """The curve over ascending `radii`, and its checks. See `fall` for what is attacked where.
@@ -82,12 +90,15 @@ def measure(
     Args:
         split: on the CPU.
         spec: attack, batch and seed; its images and floor are not looked at.
+        journal: a folder where what is found is kept as it is found; a curve that was interrupted goes on from it.
         tell: called with (what is done, steps done, steps in all of this radius).
 
     Raises:
         DataError: images, labels or logits that cannot be used.
         MismatchError: the model does not fit the images.
         FieldError: settings that belong to another attack.
+        IntegrityError: the journal is about something else.
+        SaveError: it cannot be written.
     """
     started, in_train_mode = time.perf_counter(), sum(module.training for module in model.modules())
     threats = tuple(ThreatModel.model_validate({"norm": norm, "eps": eps}) for eps in radii)
@@ -96,7 +107,8 @@ def measure(
         classes = checks.classes_of(model, to_unit(first.pixels[:2]), info)
         checks.usable(split.pixels, split.labels, classes)
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, trained_for)
-        falling = begun(model, split, threats, spec, classes, looked, tell)
+        about = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name}
+        falling = begun(model, split, threats, spec, classes, looked, tell, journal, about)
         fall(falling)
         looked += (_spots(falling, spec.seed), _at_grey(falling), *_checked_again(falling))
     how = falling.choose(threats[-1])
@@ -111,18 +123,33 @@ def measure(
 
 def begun(
     model: nn.Module, split: Split, threats: tuple[ThreatModel, ...], spec: VerifySpec, classes: int,
-    looked: tuple[Check, ...] = (), tell: Tell = lambda says, done, of: None,
+    looked: tuple[Check, ...] = (), tell: Tell = lambda says, done, of: None, folder: Path | None = None,
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> Falling:  # fmt: skip
-    """All images before the first attack. The model is being judged (see `judging`), the split on the CPU."""
+    """All images before the first attack. The model is being judged (see `judging`), the split on the CPU.
+
+    Args:
+        folder: of the journals, one for each ball; None: nothing is kept.
+        about: what the journals are of, beside the attack.
+    """
+    journals: dict[ThreatModel, Journal] = {}
 
     def choose(threat: ThreatModel) -> Chosen:
         how = chosen(model, threat, spec, classes, device_of(model))
         return adapted(model, split.take(spec.batch), threat, spec, how, looked, classes)
 
+    def journal(threat: ThreatModel, how: Chosen) -> Journal:
+        if folder is None:
+            return Journal.nowhere()
+        if threat not in journals:
+            ball = re.sub(r"[:/]", "-", str(threat))
+            journals[threat] = Journal.opened(folder / ball, {**about, **key_of(threat, spec, how)})
+        return journals[threat]
+
     how = choose(threats[-1])
     start = stand(model, split, threats[-1], (), spec.batch, passes=how.passes, judged_by=how.judged_by)
     first = torch.where(start.robust, len(threats) + 1, 0)
-    return Falling(start, threats, choose, tell, first, start.natural.clone())
+    return Falling(start, threats, choose, journal, tell, first, start.natural.clone())
 
 
 def fall(falling: Falling) -> None:
@@ -143,8 +170,9 @@ def fall(falling: Falling) -> None:
         misleads, pulled = _pulled(falling.start, threat, at, falling.pixels[at])
         falling.broken(at[misleads], number, pulled[misleads])
         rest = at[~misleads]
-        fell = _attacked(falling, threat, rest, number)
-        falling.work[number] = Work(int(misleads.sum()), len(rest), int(fell.sum()), time.perf_counter() - began)
+        pulling = time.perf_counter() - began
+        fell, seconds = _attacked(falling, threat, rest, number)
+        falling.work[number] = Work(int(misleads.sum()), len(rest), int(fell.sum()), pulling + seconds)
 
 
 def _pulled(
@@ -160,19 +188,25 @@ def _pulled(
     return misleads, nearest
 
 
-def _attacked(falling: Falling, threat: ThreatModel, at: Int64[Tensor, " n"], number: int) -> Bool[Tensor, " n"]:
-    """The whole attack on these images, exactly as `verify` would run it; which of them fell is written down."""
+def _attacked(
+    falling: Falling, threat: ThreatModel, at: Int64[Tensor, " n"], number: int
+) -> tuple[Bool[Tensor, " n"], float]:
+    """The whole attack on these images, exactly as `verify` would run it; which of them fell is written down.
+
+    Gives back the seconds too, those of a run that was interrupted included.
+    """
     start, how = falling.start, falling.choose(threat)
     standing = replace(
         start, threat=threat, pixels=start.natural.clone(), robust=start.robust.clone(), begun=start.begun.clone(),
         outcomes=[UNJUDGED] * len(start.outcomes), tallies=[Tally() for _ in how.attacks],
+        journal=falling.journal(threat, how),
     )  # fmt: skip
     says = f"eps {threat.eps}: {len(at)} images"
     attack_all(standing, how.attacks, at, lambda _, done, of: falling.tell(says, done, of))
     falling.results = falling.results or found(standing, how.attacks).results
     fell = ~standing.robust[at]
     falling.broken(at[fell], number, standing.pixels[at[fell]])
-    return fell
+    return fell, sum(tally.seconds for tally in standing.tallies)
 
 
 def _spots(falling: Falling, seed: int) -> Check:
@@ -182,7 +216,7 @@ def _spots(falling: Falling, seed: int) -> Check:
     withstood, fallen = falling.first[skipped] - 1, 0
     for number in withstood.unique().tolist():
         at = skipped[withstood == number]
-        fallen += int(_attacked(falling, falling.threats[number - 2], at, number - 1).sum())
+        fallen += int(_attacked(falling, falling.threats[number - 2], at, number - 1)[0].sum())
     return Check(
         name="withstood a larger radius", ok=fallen == 0, value=fallen,
         says=f"how many of {len(skipped)} such images, attacked at the next smaller radius after all, fell there; if "
@@ -201,7 +235,7 @@ def _at_grey(falling: Falling) -> Check:
     threat = largest.model_copy(update={"eps": max(grey, largest.eps)})
     if threat != largest and len(left):
         kept = falling.first.clone(), falling.pixels.clone()
-        left = left[~_attacked(falling, threat, left, len(falling.threats) + 1)]
+        left = left[~_attacked(falling, threat, left, len(falling.threats) + 1)[0]]
         falling.first, falling.pixels = kept  # the curve ends before this radius
     most, share = int(labels.bincount().max()) / images, len(left) / images
     return Check(

@@ -11,7 +11,7 @@ import torch
 import rrmsdk
 from rrmsdk import files, models
 from rrmsdk.data import load, to_unit
-from rrmsdk.exports import Reference, export_onnx
+from rrmsdk.exports import Calibrating, Reference, Variant, export_onnx
 from rrmsdk.exports.reference import write_reference
 from rrmsdk.runtime import golden
 from rrmsdk.runtime.served import Opening, open_served
@@ -20,6 +20,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import EXPECTED, GOLDEN, WEIGHTS, Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.drift import Expected
+from rrmsdk.schema.parity import Precision
 
 DIGITS = load(DataSpec(name="digits"))
 SOME = to_unit(DIGITS.test.take(8).pixels)
@@ -88,3 +89,17 @@ def test_a_server_gives_the_golden_logits_and_sees_no_drift_in_test_images_but_i
     ordinary, inverted = served.windows.told("digits", "1").finished
     assert not ordinary.above, ordinary
     assert {name for name, one in inverted.drift.items() if one.above} >= {"channel_0", "classes"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_golden_noise_holds_no_train_image_and_every_graph_passes_it(tmp_path: Path, precision: Precision) -> None:
+    bundle = rrmsdk.pull("hub:digits-cnn-linf", tmp_path / "digits")
+    network, calibrating = models.from_bundle(bundle), Calibrating(DIGITS, 64, 0) if precision == "int8" else None
+    exported = export_onnx(
+        bundle, network, SOME, SOME, variant=Variant(precision, calibrating=calibrating),
+        reference=Reference(DIGITS, golden="noise"),
+    )  # fmt: skip
+    known = golden.read(exported.path / GOLDEN)
+    assert len(rows(known.pixels)) == 32
+    assert not rows(known.pixels) & rows(DIGITS.train.pixels.numpy())
+    assert open_served(exported.path, "1", Opening(threads=1, precision=precision)).golden == 32

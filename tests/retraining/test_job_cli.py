@@ -162,13 +162,20 @@ def test_every_trigger_rule_and_person_to_tell_has_its_sentence():
         {"kind": "webhook", "url": "https://hooks.example/secret/path"}, {"kind": "webhook", "url": {"env": "HOOK"}},
         {"kind": "command", "command": ["/bin/tell"], "on": ["failed"]},
     ]  # fmt: skip
-    job = _job(trigger=triggers, gate=gate, notify=notify, budget={"hours_per_week": 40}, judge={"images": 1000})
+    job = _job(
+        trigger=triggers,
+        gate=gate,
+        notify=notify,
+        budget={"hours_per_week": 40},
+        judge={"images": 1000, "curve": "0..1:4"},
+    )
     told = explained(job, NOW)
     text = " ".join(line for lines in told.values() for line in lines)
     for said in (
         "When path:/images has at least 500 new train images and then not changed for 600 s.",
         "When a teacher has a new revision: that is proposed, and waits for approval.",
         "When classes is above 0.2 in 2 windows in a row at localhost.", "surely lost more than 1 points",
+        "a curve of each challenger at radii 0..1:4, by fast. It decides nothing.",
         "No run begins once 40 hours of the last seven days are spent.",
         "on the same images: the first 1000 of the test split but the last 1000.",
         "- its robust accuracy is at least 0.45", "- its robust accuracy in each class is at least 0.2",

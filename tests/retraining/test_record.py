@@ -144,6 +144,11 @@ class TestARun:
         curve = run(written, 2)["curve"]
         assert ([one["eps"] for one in curve["points"]], curve["trained"]) == (["0", "1/20", "1/10"], 0.1)
 
+    def test_has_the_curve_of_the_champion_that_it_met(self, written: Path) -> None:
+        first, second = (run(written, number)["curve"] for number in (1, 2))
+        assert first["champion"] == []
+        assert second["champion"] == first["points"] != second["points"]
+
     def test_that_is_none_is_told(self, written: Path) -> None:
         with pytest.raises(MismatchError, match="weekly has no run 000099"):
             run(written, 99)

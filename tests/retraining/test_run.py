@@ -24,7 +24,8 @@ from rrmsdk.retraining.room import STORE
 from rrmsdk.retraining.schedule import past_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
-from rrmsdk.schema.bundle import CARD
+from rrmsdk.schema.bundle import CARD, CURVE
+from rrmsdk.schema.curve import Curve
 from tests.hub_server import HubServer
 from tests.retraining import digits_job
 from tests.retraining.digits_job import IMAGES, TEACHER, World
@@ -262,3 +263,16 @@ def test_a_file_that_is_no_job_is_said(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text("version = 1\nname = 'x'\nrecipes = 1\n")
     with pytest.raises(FieldError, match=r"unknown field 'recipes'\. Did you mean 'recipe'"):
         rrmsdk.retrain(tmp_path / "job.toml", state=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_curve_that_is_asked_for_goes_into_the_bundle_and_decides_nothing(digits: World) -> None:
+    job = digits.but(judge={"curve": "0..1/5:2", "curve_images": 20})
+    outcome = job.retrain()
+    assert outcome.state == "promoted"
+    assert list(outcome.made) == [*STAGES[:4], "curve", "export"]
+    found = value.read(Curve, job.folder / STORE / outcome.made["export"] / CURVE)
+    assert ([str(one.eps) for one in found.points], found.images) == (["0", "1/10", "1/5"], 20)
+    assert CURVE in job.repo.commits[job.champion].files
+    assert job.retrain(cause="again").decision is not None
+    assert attempts(job).count("curve") == 1  # the same weights on the same images

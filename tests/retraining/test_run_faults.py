@@ -333,6 +333,29 @@ class TestChallenger:
         assert f"models/{digits.job.push.repo}" not in digits.hub.repos
 
     @pytest.mark.slow
+    @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+    def test_a_step_that_does_not_fit_into_memory_is_made_in_parts(self, digits: World, tmp_path: Path) -> None:
+        recipe = {
+            "student": {"start": None, "width_mult": 2.0, "width": "teacher"},
+            "train": {"epochs": 1, "batch": 1024, "lr": 0.01, "augment": "crop"},
+        }
+        job = digits.but(recipe=recipe)
+        (tmp_path / "job.json").write_text(job.job.model_dump_json())
+        words = [str(tmp_path / "job.json"), str(tmp_path / "state"), digits.hub.endpoint, "170"]
+        # A fixed threshold (see tests/training/test_parts.py), and no address space that is set aside for threads.
+        fixed = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_ARENA_MAX": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | fixed
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.retraining.starved", *words], cwd=Path(__file__).parents[2], env=environment,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (state, *tried), _ = (line.split() for line in done.stdout.splitlines())
+        assert state == "promoted", done.stdout
+        assert tried in (["2"], ["2", "4"], ["2", "4", "8"])
+        assert len(digits.published) == 1
+
+    @pytest.mark.slow
     def test_a_full_disk_blocks_and_the_run_goes_on_when_there_is_room(self, digits: World, small_disk: Path) -> None:
         digits.folder.parent.mkdir()
         digits.folder.symlink_to(small_disk / "tiny")

@@ -86,7 +86,7 @@ def test_neither_the_endpoint_nor_its_errors_show_the_token(server: OipServer, t
 
 
 @pytest.mark.parametrize("change", [
-    {"outputs": []}, {"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [-1, 2, 4, 4]}]},
+    {"outputs": []}, {"inputs": [{"name": "pixels", "datatype": "INT8", "shape": [-1, 2, 4, 4]}]},
     {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 32]}]},
     {"outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, -1]}]},
     {"outputs": [{"name": name, "datatype": "FP32", "shape": [-1, 3]} for name in ("a", "b")]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from PIL import Image
 
 import rrmsdk
 from rrmsdk.errors import DataError, IntegrityError, MismatchError
+from rrmsdk.runtime.endpoint import open_endpoint
+from rrmsdk.runtime.rounding import in_unit
 from rrmsdk.runtime.served import Opening, open_served
 from rrmsdk.schema.bundle import Bundle
+from tests.loopback import until
 from tests.runtime.http_served import Served, ask, plain, serving
-from tests.runtime.test_trials import until
 from tests.served import (
     lit,
     make_classifier,
@@ -174,3 +177,17 @@ def test_a_canary_and_a_shadow_are_given_the_bytes(tmp_path: Path) -> None:
 def test_graphs_that_nobody_makes_are_refused_by_name(bundle: Bundle) -> None:
     with pytest.raises(rrmsdk.FieldError, match=r"'input' = 'bytes': .*'float' or 'uint8'"):
         rrmsdk.serve(bundle, input="bytes")
+
+
+def test_it_is_attacked_from_afar_as_its_graph_is_here(served: Served, bundle: Bundle) -> None:
+    """Pixels between two levels go to the nearest, on the way to the server as in front of the session."""
+    session = served.service.store.find(None).session
+    with closing(open_endpoint(f"{served.url}/v2/models/b")) as endpoint:
+        assert (endpoint.input, endpoint.input_shape) == ("uint8", session.input_shape)
+        np.testing.assert_array_equal(endpoint.predict(some_digits(7)), in_unit(session).predict(some_digits(7)))
+    told = [
+        rrmsdk.attack(model, "digits", "linf:1/10", images=30, queries=50, batch=8, quiet=True).outcomes
+        for model in (f"{served.url}/v2/models/b", session.path)
+    ]
+    assert told[0] == told[1]
+    assert set(told[0]) > {"."}

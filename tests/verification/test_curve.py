@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from itertools import pairwise
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 import rrmsdk
 from rrmsdk.data import Split, to_unit
-from rrmsdk.errors import FieldError
+from rrmsdk.errors import FieldError, IntegrityError
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CURVE
 from rrmsdk.schema.curve import UPPER_BOUNDS, Curve, read_radii
@@ -316,3 +318,36 @@ def test_the_command_refuses_radii_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("rrmsdk: eps holds -1/255: a radius is 0 or more")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+def test_a_curve_that_was_killed_goes_on_and_is_the_one_that_was_not(curved, tmp_path):
+    """Killed as soon as the second of the balls has something written; nothing of the first is attacked again."""
+    _, expected = curved
+    out = tmp_path / "b"
+    command = [sys.executable, "-m", "rrmsdk", "curve", TEACHER, "--images", "80", "--out", str(out), "--quiet"]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and len(list(out.glob(".curve-*/*/*.jsonl"))) < 2:
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    (largest,) = out.glob(".curve-*/linf-1-5/*.jsonl")
+    kept = largest.read_bytes()
+    found = rrmsdk.curve(out, images=80, quiet=True)
+    assert found.outcomes == expected.outcomes
+    assert [one.attacked for one in found.points] == [one.attacked for one in expected.points]
+    assert not list(out.glob(".curve-*"))
+    assert kept.count(b"\n") > 1
+
+
+def test_what_is_kept_of_one_curve_is_not_taken_for_another(tmp_path):
+    """The same folder, another seed."""
+    split, about = digits().test.take(8), {"weights_sha256": "0" * 64, "journal": tmp_path / "kept"}
+    told = {"trained_for": LINF, "info": digits().info}
+    spec = VerifySpec(attack="pgd", steps=2)
+    measure(network(), split, read_radii("1/10"), "linf", spec, **told, **about)
+    assert list((tmp_path / "kept").glob("linf-*/*.jsonl"))
+    with pytest.raises(IntegrityError, match=r"seed: 0 there, 1 here"):
+        measure(network(), split, read_radii("1/10"), "linf", spec.model_copy(update={"seed": 1}), **told, **about)

@@ -207,18 +207,24 @@ function history(width, told, runs, what) {
   return svg;
 }
 function curve(told) {
+  const sides = [...(told.champion.length ? [['champion', told.champion]] : []), ['challenger', told.points]];
   return [el('h2', {}, 'Robust accuracy over the radius'),
-    el('p', {class: 'quiet'}, `${told.norm}, ${told.attack}, ${told.images} images. ${told.note}`),
+    el('p', {class: 'quiet'}, `${told.norm}, ${told.attack}, ${told.images} images. ${told.note}`
+      + (told.champion.length ? ' Dashed: the champion that it met.' : '')),
     chart(width => {
       const last = told.points.at(-1).at, marks = told.points.filter((one, i) => i % Math.ceil(told.points.length * 60 / width) === 0);
-      const {svg, x, y} = frame(width, 'robust', 'robust accuracy', range(told.points), [0, last], marks.map(one => [one.at, one.eps]));
+      const seen = sides.map(([who, points]) => [who, points.filter(one => one.at <= last)]);
+      const {svg, x, y} = frame(width, 'robust', 'robust accuracy', range(seen.flatMap(([, points]) => points)), [0, last],
+        marks.map(one => [one.at, one.eps]));
       if (told.trained != null && told.trained <= last)
         svg.append(draw('line', {class: 'floor', x1: x(told.trained), x2: x(told.trained), y1: 26, y2: 166}));
-      svg.append(draw('path', {class: 'line', d: told.points.map((one, i) => `${i ? 'L' : 'M'}${x(one.at)} ${y(one.share)}`).join('')}));
-      for (const one of told.points) svg.append(draw('g', {class: 'point promoted'},
-        draw('title', {}, `${one.eps}: ${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`),
-        draw('line', {x1: x(one.at), x2: x(one.at), y1: y(one.low), y2: y(one.high)}),
-        draw('circle', {cx: x(one.at), cy: y(one.share), r: 3.5})));
+      for (const [who, points] of seen) {
+        svg.append(draw('path', {class: 'line ' + who, d: points.map((one, i) => `${i ? 'L' : 'M'}${x(one.at)} ${y(one.share)}`).join('')}));
+        for (const one of points) svg.append(draw('g', {class: who === 'challenger' ? 'point promoted' : 'point'},
+          draw('title', {}, `${who}, ${one.eps}: ${percent(one.share)} (${percent(one.low)} to ${percent(one.high)})`),
+          draw('line', {x1: x(one.at), x2: x(one.at), y1: y(one.low), y2: y(one.high)}),
+          draw('circle', {cx: x(one.at), cy: y(one.share), r: 3.5})));
+      }
       return svg;
     })];
 }
