@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(f"reproduce: {exc}")
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # of each process; read when it imports torch
-    runs, path = args.runs / scale.name, _path(args, tables)
+    runs, path = args.runs.resolve() / scale.name, _path(args, tables)
     found: dict[str, list[Found]] = {table.name: [] for table in tables}
     try:
         for number, (task, one) in enumerate(_done(tasks, scale, runs, args.jobs), 1):
