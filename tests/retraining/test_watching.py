@@ -22,6 +22,7 @@ from rrmsdk.retraining.room import entered
 from rrmsdk.retraining.watching import Watched, showing
 from rrmsdk.runtime.access import Access, open_tokens
 from rrmsdk.runtime.server import listening
+from tests.chromium import browser
 from tests.retraining import weekly
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -197,3 +198,18 @@ class TestShell:
     def test_show_tells_a_program_what_the_page_is_told(self, place: Path, at: str) -> None:
         done = self.rrmsdk(place, "show", "weekly", "000002", "--json")
         assert json.loads(done.stdout) == ask(at, "/api/jobs/weekly/runs/000002").json()
+
+
+@pytest.mark.slow
+def test_a_browser_shows_a_run_with_both_curves_and_runs_nothing_that_was_written_into_it(
+    at: str, tmp_path: Path
+) -> None:
+    with browser(tmp_path / "profile") as tab:
+        tab.tell("Page.navigate", url=f"http://{at}/#weekly/000002")
+        tab.until("document.querySelectorAll('svg .line').length > 0")
+        assert tab.value("[...document.querySelectorAll('svg .line')].map(one => one.classList[1]).join()") == (
+            "champion,challenger"
+        )
+        assert HOSTILE in tab.value("document.body.innerText")
+        assert tab.value("document.images.length") == 0
+        assert tab.complaints == []

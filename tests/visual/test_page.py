@@ -18,6 +18,7 @@ from rrmsdk.schema.report import UPPER_BOUND, AttackResult, Check, wilson
 from rrmsdk.visual import page as pages
 from rrmsdk.visual.page_charts import PALETTES, waterfall
 from tests.bundles import DIGITS, make_bundle
+from tests.chromium import browser
 from tests.visual.pages import Page, seen_with, told_otherwise, written
 
 HOSTILE = "</script><img src=http://evil.example/x onerror=alert(1)>\"'&{{7*7}}"
@@ -245,18 +246,15 @@ def test_the_shell_writes_the_page_and_says_where(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_draws_every_chart_and_complains_of_nothing(tmp_path, teacher, dark):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium to open the page with")
     path = rrmsdk.report(teacher, tmp_path / "p.html", images=60, steps=5, quiet=True)
-    asked = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-    asked += " --disable-sync --no-first-run --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
-    asked += f" --user-data-dir={tmp_path / 'profile'} --blink-settings=preferredColorScheme={0 if dark else 1}"
-    done = subprocess.run([browser, *asked.split(), path.as_uri()], capture_output=True, text=True, timeout=120)
-    assert 'data-charts="drawn"' in done.stdout
-    plots = re.findall(r'class="plot[^"]*js-plotly-plot"', done.stdout)
-    assert len(plots) == done.stdout.count('data-figure="') == 5
+    with browser(tmp_path / "profile") as tab:
+        tab.like(dark)
+        tab.tell("Page.navigate", url=path.as_uri())
+        tab.until("document.querySelector('[data-charts=drawn]')")
+        drawn, complaints = tab.value("document.documentElement.outerHTML"), tab.complaints
+    plots = re.findall(r'class="plot[^"]*js-plotly-plot"', drawn)
+    assert len(plots) == drawn.count('data-figure="') == 5
     ink = PALETTES["dark" if dark else "light"]["--ink"]
     red, green, blue = (int(ink[at : at + 2], 16) for at in (1, 3, 5))
-    assert f"fill: rgb({red}, {green}, {blue})" in done.stdout
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    assert f"fill: rgb({red}, {green}, {blue})" in drawn
+    assert complaints == []
