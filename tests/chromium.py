@@ -32,6 +32,7 @@ class Tab:
     session: str | None = None
     complaints: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _unread: bytearray = field(default_factory=bytearray)
 
     def tell(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
@@ -45,11 +46,12 @@ class Tab:
                 return told["result"]
 
     def _heard(self) -> dict[str, Any]:
-        text = b""
-        while (one := self.read.read(1)) != b"\0":
-            assert one, "the browser has ended"
-            text += one
-        told = json.loads(text)
+        while (end := self._unread.find(b"\0")) < 0:
+            more = os.read(self.read.fileno(), 1 << 20)
+            assert more, "the browser has ended"
+            self._unread += more
+        told = json.loads(self._unread[:end])
+        del self._unread[: end + 1]
         if told.get("method") in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.complaints.append(json.dumps(told["params"]))
         return told
