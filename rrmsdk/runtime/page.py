@@ -15,7 +15,8 @@ h1 { font-size: 1.4rem; margin: 0; } .quiet { color: var(--quiet); font-size: .9
 #seen { display: flex; gap: 1.5rem; align-items: flex-start; }
 #seen img { width: 9rem; border: 1px solid var(--line); image-rendering: pixelated; }
 table { border-collapse: collapse; width: 100%; } td { padding: .15rem .5rem .15rem 0; vertical-align: top; }
-td.bar { width: 55%; vertical-align: middle; } td.bar i { display: block; height: .8rem; background: var(--bar); min-width: 1px; }
+td.bar { width: 55%; vertical-align: middle; }
+td.bar i { display: block; height: .8rem; background: var(--bar); min-width: 1px; }
 td:last-child { text-align: right; font-variant-numeric: tabular-nums; } #about td:last-child { text-align: left; }
 #about td:first-child { white-space: nowrap; color: var(--quiet); }
 #error { color: #c33; } #warn { color: #b60; } [hidden] { display: none !important; }
