@@ -148,7 +148,7 @@ def watch(
     with server.logs(quiet=False), server.stopping() as stops:
         with showing(Watched(jobs, state, Access(tokens)), server.listening(host, port), stops) as url:
             server.say("showing", url=url, jobs=str(jobs))
-            stops.get()
+            server.stopped(stops)
         server.say("stopped")
 
 

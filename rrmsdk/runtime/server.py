@@ -9,9 +9,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from math import inf
 from types import FrameType
 
 import orjson
@@ -148,17 +150,29 @@ def until_stopped(
     with stopping() as stops:
         at = {} if grpc is None else {"grpc": address(grpc)}
         with running(service, sock, stops, tls=tls, grpc=grpc) as url:
+            gc.collect()
+            gc.freeze()  # what was loaded stays; to look it through again and again would hold requests up
             say("serving", url=url, **at, model=service.name, version=service.version)
             for served in service.store.loaded:
                 warn_of(served)
-            gc.collect()
-            gc.freeze()  # what was loaded stays; to look it through again and again would hold requests up
-            if stops.get():
+            if stopped(stops):
                 service.stopping = True
                 say("stopping", drain=drain)
-                with suppress(queue.Empty):
-                    stops.get(timeout=drain)
+                stopped(stops, drain)
         say("stopped")
+
+
+def stopped(stops: queue.SimpleQueue[int], seconds: float = inf) -> int | None:
+    """The next that is put there; None: nothing was, for so many seconds.
+
+    Looks up every second: a signal that arrives in the moment before the main thread falls asleep does not wake it, and
+    Python's handler runs in that thread alone.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with suppress(queue.Empty):
+            return stops.get(timeout=min(1.0, left))
+    return None
 
 
 @contextmanager
