@@ -91,13 +91,13 @@ class Watch:
             if service.store.pinned is not None:
                 return True
             self._refused.add(found)
-            service.metrics.swaps.labels("refused").inc()
             reason = exc.__cause__ if isinstance(exc, Refused) and exc.__cause__ else exc  # with the places
             LOG.warning("no swap", extra={"fields": {"version": found.version, "reason": str(reason)}})
+            service.metrics.swaps.labels("refused").inc()  # who sees the count finds the reason in the log
             return False
-        service.metrics.swaps.labels("done").inc()
         told = {"version": served.version, "sha256": served.sha256, "source": str(self.source)}
         LOG.info("swapped", extra={"fields": told})
+        service.metrics.swaps.labels("done").inc()
         await self._follow(found, service)
         return True
 
@@ -110,10 +110,10 @@ class Watch:
     def _trouble(self, service: Service, reason: str) -> None:
         """Told where it is another one than before; counted each time."""
         self._troubles += 1
-        service.metrics.troubles.inc()
         if reason != self._said:
             LOG.warning("watch in trouble", extra={"fields": {"source": str(self.source), "reason": reason}})
         self._said = reason
+        service.metrics.troubles.inc()
 
 
 def _pause(every: float, troubles: int) -> float:
