@@ -81,7 +81,7 @@ def curve(
     source = data_of(bundle, data)
     found = images_of(source, bundle)
     chosen = _chosen(found, split, images or 0)
-    strength = spec.model_dump_json(exclude={"batch", "at_least", "confidence", "images"})
+    strength = spec.model_dump_json(exclude={"batch", "at_least", "stop", "confidence", "images"})
     kept = Path(journal or hidden(bundle, "curve", source.model_dump_json(), norm or threat.norm, split, strength))
     with progress(f"curve {bundle.card.name}", quiet) as bar:
         result = measure(

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rrmsdk import launching
+from rrmsdk.errors import FieldError
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
+from rrmsdk.schema.report import Report
 from rrmsdk.schema.value import Value
 
 JOB = "verify.json"
@@ -28,6 +30,7 @@ class Job(Value):
     data: DataSpec
     spec: VerifySpec
     save_adversarial: str | None
+    against: Report | None
     journal: str
     quiet: bool
 
@@ -40,6 +43,8 @@ def verify(
     save_adversarial: str | Path | None = None,
     out: str | Path | None = None,
     journal: str | Path | None = None,
+    against: str | Path | Bundle | Report | None = None,
+    margin: float = 0.0,
     devices: int = 1,
     quiet: bool = False,
     **settings: Any,
@@ -50,11 +55,15 @@ def verify(
         model: a bundle, its folder, or a reference. What `hub:` names is never changed: a copy is, in `out`
             (default `runs/NAME`).
         attack: `autoattack`, `fast`, `apgd`, `pgd` or `square`; further fields of VerifySpec by name: `at_least=0.45`
-            stops as soon as robust accuracy is surely above or below it.
+            stops as soon as robust accuracy is surely above or below it, `stop="below"` only if it is below.
         data: None: the data set of the bundle.
         save_adversarial: a .safetensors file for the images that were found.
         journal: a folder where everything is kept as soon as it is found; the same call goes on from it after a crash.
             None: a hidden one in the bundle, gone once the report is written.
+        against: another bundle, or its report, judged on the same images by the same attack. Stops as soon as `model`
+            is surely, or surely not, worse than it by more than `margin`: `at_least` is then its robust accuracy less
+            `margin`, unless it was given, and it is decided image by image beside the other's outcomes.
+        margin: a share of the images; 0.003 is 0.3 points.
         devices: GPUs of this machine (or processes that share its CPU), each with a part of the images. Under torchrun
             or another launcher its ranks share them, and this number does not count. The outcome of an image does not
             depend on it.
@@ -62,21 +71,26 @@ def verify(
     Raises:
         DataError, MismatchError, FieldError, IntegrityError, SaveError, RankError
     """
-    from rrmsdk.opening import data_of, needs_torch, owned
+    from rrmsdk.opening import data_of, needs_torch, opened, owned
 
     needs_torch("verify")
     spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
+    if not 0 <= margin <= 1:
+        raise FieldError(f"margin = {margin} is outside [0, 1]: 0.003 is 0.3 points")
+    other = against if against is None or isinstance(against, Report) else opened(against).report
+    if other is not None and spec.at_least is None:
+        spec = spec.model_copy(update={"at_least": max(0.0, other.robust - margin)})
     bundle = owned(model, out)
-    return run(job(bundle, data_of(bundle, data), spec, save_adversarial, journal, quiet), devices)
+    return run(job(bundle, data_of(bundle, data), spec, save_adversarial, journal, other, quiet), devices)
 
 
 def job(
     bundle: Bundle, data: DataSpec, spec: VerifySpec, save_adversarial: str | Path | None = None,
-    journal: str | Path | None = None, quiet: bool = False,
+    journal: str | Path | None = None, against: Report | None = None, quiet: bool = False,
 ) -> Job:  # fmt: skip
     """All that `verify` was told, resolved."""
     return Job(
-        folder=str(bundle.path), data=data, spec=spec, quiet=quiet,
+        folder=str(bundle.path), data=data, spec=spec, against=against, quiet=quiet,
         save_adversarial=None if save_adversarial is None else str(save_adversarial),
         journal=str(journal or _hidden(bundle, data, spec)),
     )  # fmt: skip
@@ -130,13 +144,13 @@ def _judged(job: Job, ranks: Any):
             network, images.test.to(device_here()), bundle.card.threat, job.spec, info=images.info,
             weights_sha256=bundle.card.files[bundles.WEIGHTS],
             save_adversarial=Path(job.save_adversarial) if job.save_adversarial else None,
-            journal=Path(job.journal), share=Share(ranks.number, ranks.world, distributed.wait),
+            journal=Path(job.journal), against=job.against, share=Share(ranks.number, ranks.world, distributed.wait),
             progress=lambda name, done, of: bar(done, of, name),
         )  # fmt: skip
 
 
 def _hidden(bundle: Bundle, data: DataSpec, spec: VerifySpec) -> Path:
-    strength = spec.model_dump_json(exclude={"batch", "at_least", "confidence"})
+    strength = spec.model_dump_json(exclude={"batch", "at_least", "stop", "confidence"})
     return hidden(bundle, "verify", data.model_dump_json(), str(bundle.card.threat), strength)
 
 

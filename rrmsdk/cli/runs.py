@@ -127,6 +127,15 @@ def verify(
         float | None,
         typer.Option(help="Stop as soon as robust accuracy is surely above or below this share, e.g. 0.45."),
     ] = None,
+    stop: Annotated[str, typer.Option(help="At either verdict, or only at: below.")] = "either",
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="A bundle that was judged on the same images: stop as soon as MODEL surely is, or is not, worse than "
+            "it by more than --margin, image by image."
+        ),
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Of --against; 0.003 is 0.3 points.")] = 0.0,
     confidence: Annotated[float, typer.Option(help="Of that verdict.")] = 0.99,
     adaptive: Annotated[
         bool,
@@ -149,8 +158,9 @@ def verify(
     """Attack MODEL on the test split and write report.json into it. What was interrupted goes on where it was."""
     bundle = rrmsdk.verify(
         model, attack=attack, version=version, engine=engine, data=data, images=images, batch=batch, steps=steps,
-        restarts=restarts, queries=queries, seed=seed, at_least=at_least, confidence=confidence, adaptive=adaptive,
-        journal=journal, devices=devices, save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
+        restarts=restarts, queries=queries, seed=seed, at_least=at_least, stop=stop, against=against,
+        margin=margin, confidence=confidence, adaptive=adaptive, journal=journal, devices=devices,
+        save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)
 

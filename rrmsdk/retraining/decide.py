@@ -41,7 +41,7 @@ def decide(old: Judged | None, new: Judged, policy: Gate, promotions: int) -> De
         _comparable(old, new)
     if old is not None and old.digest == new.digest:
         return _decision(old, new, policy, promotions, (), "the challenger is the champion itself.", "keep")
-    checks = (_stopped(new, policy),) if new.unjudged else tuple(_rules(old, new, policy))
+    checks = (_stopped(old, new, policy),) if new.unjudged else tuple(_rules(old, new, policy))
     if all(check.passed for check in checks):  # else the audit's images stay unseen
         checks += tuple(_audit(old, new, policy, promotions))
     says = " ".join(check.says for check in checks if not check.passed)
@@ -156,18 +156,37 @@ def _class_floor(new: Judged, policy: Gate) -> Check:
     )  # fmt: skip
 
 
-def _stopped(new: Judged, policy: Gate) -> Check:
-    """The judging ended early, by an anytime-valid test of the floor."""
-    verdict = new.verdict
-    if verdict is None or verdict.decided != "below" or verdict.at_least > policy.robust_floor:
+def least_robust(champion: float | None, policy: Gate) -> float:
+    """The robust accuracy below which a challenger breaks a rule, whatever else it does: nothing is surely above it.
+
+    Args:
+        champion: its robust accuracy on the same images; None: there is no champion.
+    """
+    return max(policy.robust_floor, 0.0 if champion is None else champion - policy.robust_margin)
+
+
+def settled(old: Judged | None, new: Judged, policy: Gate) -> bool:
+    """Whether the judging of the challenger ended early by a verdict that keeps it out beside this champion."""
+    verdict, champion = new.verdict, old and sum(old.robust) / len(old.outcomes)
+    return verdict is not None and verdict.decided == "below" and verdict.at_least <= least_robust(champion, policy)
+
+
+def _stopped(old: Judged | None, new: Judged, policy: Gate) -> Check:
+    """The judging ended early, by an anytime-valid test."""
+    if not settled(old, new, policy):
         raise MismatchError(
             f"{new.unjudged} of {len(new.outcomes)} images of the challenger were not judged, and no verdict says that "
-            f"it is below robust_floor = {policy.robust_floor:g}: judge all of them"
+            "it is below what it has to reach: judge all of them"
         )
+    assert new.verdict is not None
+    verdict, floor = new.verdict, new.verdict.at_least <= policy.robust_floor
+    seen = {} if verdict.beside is None else {"beside": verdict.beside}
     return Check(
-        name="robust_floor",
-        compared=f"challenger with a floor, robust accuracy on the first {verdict.judged} images of a random order",
-        numbers={"hits": verdict.hits, "images": verdict.judged, "of": verdict.of, "confidence": verdict.confidence},
+        name="robust_floor" if floor else "robust_margin",
+        compared=f"challenger with {'a floor' if floor else 'the champion less the margin'}, robust accuracy on the "
+        f"first {verdict.judged} images of a random order",
+        numbers={"hits": verdict.hits, "images": verdict.judged, "of": verdict.of, "confidence": verdict.confidence,
+                 **seen},
         interval=verdict.interval, bound=verdict.at_least, passed=False, says=verdict.says,
     )  # fmt: skip
 

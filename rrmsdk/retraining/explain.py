@@ -114,6 +114,8 @@ def _promotes(gate: Gate) -> Iterator[str]:
             f"Each promotion number {gate.audit_every}, {2 * gate.audit_every}, ... must also not be surely worse on "
             f"{gate.audit_images} images that no gate saw."
         )
+    if gate.early:
+        yield "The judging of a challenger ends early once it is surely kept out."
     if gate.approval:
         yield "Then a person has the last word."
 

@@ -10,7 +10,7 @@ from rrmsdk.errors import MismatchError
 from rrmsdk.hub.patient import fetched
 from rrmsdk.hub.promote import Champion, Standing, standing
 from rrmsdk.opening import images_of
-from rrmsdk.retraining.decide import audit_due, decide
+from rrmsdk.retraining.decide import audit_due, decide, settled
 from rrmsdk.retraining.objects import key
 from rrmsdk.retraining.once import Made, once
 from rrmsdk.retraining.plan import Plan
@@ -34,8 +34,10 @@ class Gated:
     seen: Standing
 
 
-def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated:
+def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated | None:
     """Compare a challenger with the champion of this moment; the record is in the run's folder.
+
+    None: its judging ended early beside another champion, and beside this one it has to be judged on all images.
 
     Raises:
         HubError: the champion cannot be read.
@@ -50,6 +52,8 @@ def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated:
     champion = None if seen.champion is None else pulled(going, seen.champion)
     new = _judged(plan, challenger.digest, report, labels)
     old = None if champion is None else _champion(going, plan, champion, report, labels)
+    if new.unjudged and not settled(old, new, policy):
+        return None
     unaudited = policy.model_copy(update={"audit_every": 0, "audit_images": 0})
     # The audit's images stay unseen where another rule is broken.
     if audit_due(policy, promotions) and decide(old, new, unaudited, promotions).verdict != "keep":
@@ -70,7 +74,8 @@ def _champion(going: Going, plan: Plan, made: Made, like: Report, labels: Sequen
             f"{plan.recipe.threat}: they cannot be compared. Push to another repo or tag"
         )
     report = bundle.report if (bundle.path / REPORT).is_file() else None
-    if report is None or not _fits(report, bundle, like):
+    images = like.data.fingerprint, len(like.outcomes)
+    if report is None or not is_of(report, bundle, *images) or suite(report) != suite(like):
         report = verify(going, plan, "champion-verify", bundle)
     return _judged(plan, made.digest, report, labels)
 
@@ -87,12 +92,12 @@ def pulled(going: Going, champion: Champion) -> Made:
     return once(going.room, going.run, "champion", inputs, work)
 
 
-def _fits(own: Report, bundle: Bundle, like: Report) -> bool:
+def is_of(own: Report, bundle: Bundle, fingerprint: str, images: int) -> bool:
+    """Whether a report is of the bundle's weights and all of these images."""
     return (
         own.weights_sha256 == bundle.card.files[WEIGHTS]
-        and suite(own) == suite(like)
-        and own.data.fingerprint == like.data.fingerprint
-        and len(own.outcomes) == len(like.outcomes)
+        and own.data.fingerprint == fingerprint
+        and len(own.outcomes) == images
         and UNJUDGED not in own.outcomes
     )
 
@@ -109,7 +114,7 @@ def _judged(plan: Plan, digest: str, report: Report, labels: Sequence[int], firs
     return Judged(
         digest=digest, images=key(data=plan.data.fingerprint, split="test", first=first, count=count),
         suite=suite(report), outcomes=report.outcomes, labels=tuple(labels[first : first + count]),
-        classes=plan.data.labels,
+        classes=plan.data.labels, verdict=report.verdict,
     )  # fmt: skip
 
 

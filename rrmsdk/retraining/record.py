@@ -189,7 +189,8 @@ def _row(kept: Journal, folder: Path, one: Run) -> Told:
 
 def _judged(folder: Path, made: dict[str, str]) -> Told | None:
     """By its own report, where that still lies there as it was."""
-    report = _report(folder / STORE / made["verify"]) if "verify" in made else None
+    digest = made.get("verify") or made.get("screen")
+    report = _report(folder / STORE / digest) if digest else None
     if report is None:
         return None
     right = report.images - report.outcomes.count("x")

@@ -136,6 +136,7 @@ def _failures(room: Room) -> int:
 
 def _stages(going: Going) -> None:
     from rrmsdk.retraining import stages
+    from rrmsdk.retraining.early import early
     from rrmsdk.schema import bundle as bundles
 
     begun = going.room.journal.events(going.run.number, kind="begun")[0].told
@@ -146,9 +147,25 @@ def _stages(going: Going) -> None:
         return
     teachers = tuple(stages.fetch(going, taught, at) for at, taught in enumerate(plan.teachers))
     student = stages.transfer(going, plan, teachers)
-    report = stages.verify(going, plan, "verify", bundles.read(student.path))
+    bundle, ends = bundles.read(student.path), early(going, plan)
+    screened = stages.screen(going, plan, bundle, ends.at_least, ends.champion)
+    if screened is not None and screened.verdict is not None:
+        if _kept_out(going, plan, student, screened):
+            return
+        screened = None
+    report = stages.verify(going, plan, "verify", bundle, known=screened)
     challenger = stages.export(going, plan, student, report, stages.curve(going, plan, student))
     _decided(going, plan, challenger, report)
+
+
+def _kept_out(going: Going, plan: Plan, student: Made, report: Report) -> bool:
+    """Whether the verdict that ended the judging still keeps it out; not where another champion is there by now."""
+    from rrmsdk.retraining.gate import gate
+
+    gated = gate(going, plan, student, report)
+    if gated is not None:
+        going.room.journal.end(going.run.number, "kept", gated.decision.says, warnings=plan.warnings)
+    return gated is not None
 
 
 def _stands(going: Going, plan: Plan) -> bool:
@@ -187,6 +204,7 @@ def _decided(going: Going, plan: Plan, challenger: Made, report: Report) -> None
         return
     for _ in range(GATES):
         gated = gate(going, plan, challenger, report)
+        assert gated is not None  # it was judged on all images
         decision = gated.decision
         # It may have been killed between the commit and the last line below.
         mine = pushed(journal, number, decision.new) if decision.new == decision.old else None

@@ -14,6 +14,7 @@ from rrmsdk import files
 from rrmsdk.errors import BlockedError, DataError, HubError, IntegrityError, OutOfMemory, RefError
 from rrmsdk.opening import copied
 from rrmsdk.retraining.journal import Run
+from rrmsdk.retraining.objects import key
 from rrmsdk.retraining.once import Made, once
 from rrmsdk.retraining.plan import PLAN, Plan, Taught, gone, read, resolve
 from rrmsdk.retraining.room import Room
@@ -143,25 +144,58 @@ def _trained(going: Going, recipe: Recipe, scratch: Path) -> Bundle:
     raise AssertionError
 
 
-def verify(going: Going, plan: Plan, name: str, bundle: Bundle, attack: str | None = None) -> Report:
+def verify(
+    going: Going, plan: Plan, name: str, bundle: Bundle, attack: str | None = None, known: Report | None = None
+) -> Report:
     """What the judge's attacks find in a bundle; that of the same weights and images is never asked for twice.
 
     Args:
         attack: instead of the judge's.
+        known: what `screen` found, where it came to the end.
     """
 
     def work(scratch: Path) -> Path:
-        copy = copy_of(bundle, scratch / "bundle")
-        found = rrmsdk.verify(
-            copy, data=plan.recipe.data.alone(), journal=scratch / "found", quiet=going.quiet,
-            **spec.model_dump(exclude_none=True),
-        )  # fmt: skip
-        return found.path / REPORT
+        if known is None:
+            return _judge(going, plan, bundle, spec, scratch)
+        value.write(known, scratch / REPORT)
+        return scratch / REPORT
 
     spec = judged_images(going.job, plan)
     spec = spec if attack is None else spec.model_copy(update={"attack": attack})
     made = once(going.room, going.run, name, _attacked(plan, bundle, spec), work, checkpoint="found")
     return _same_images(value.from_json(Report, made.path.read_bytes(), f"the report of {name}"), plan)
+
+
+def screen(going: Going, plan: Plan, bundle: Bundle, at_least: float, champion: Report | None) -> Report | None:
+    """As `verify`, ended once robust accuracy is surely below the floor. None: it need not be asked.
+
+    Args:
+        at_least: the floor; 0: there is none.
+        champion: to compare with image by image for that.
+    """
+    spec = judged_images(going.job, plan)
+    if at_least <= 0 or going.room.journal.made("verify", key(**_attacked(plan, bundle, spec))) is not None:
+        return None
+    ends = {"at_least": at_least, "stop": "below", "confidence": going.job.gate.confidence}
+    spec = spec.model_copy(update=ends)
+
+    def work(scratch: Path) -> Path:
+        return _judge(going, plan, bundle, spec, scratch, champion)
+
+    inputs = _attacked(plan, bundle, spec) | {"champion": champion and champion.outcomes}
+    made = once(going.room, going.run, "screen", inputs, work, checkpoint="found")
+    return _same_images(value.from_json(Report, made.path.read_bytes(), "the report of screen"), plan)
+
+
+def _judge(
+    going: Going, plan: Plan, bundle: Bundle, spec: VerifySpec, scratch: Path, against: Report | None = None
+) -> Path:
+    copy = copy_of(bundle, scratch / "bundle")
+    found = rrmsdk.verify(
+        copy, data=plan.recipe.data.alone(), journal=scratch / "found", against=against, quiet=going.quiet,
+        **spec.model_dump(exclude_none=True),
+    )  # fmt: skip
+    return found.path / REPORT
 
 
 def audit(going: Going, plan: Plan, name: str, bundle: Bundle) -> Report:

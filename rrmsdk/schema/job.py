@@ -161,6 +161,8 @@ class Gate(Value):
         at most 1 - confidence.
     audit_every: each so many promotions it must also not be surely worse on images that no gate ever saw; 0: never.
     audit_images: that are held out for it, from the end of the test split.
+    early: whether the judging of a challenger ends once it is surely below the champion less robust_margin, or below
+        robust_floor; it is kept out then. What is promoted was judged on all images.
     approval: whether a person has the last word.
     """
 
@@ -172,6 +174,7 @@ class Gate(Value):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     audit_every: Annotated[int, Field(ge=0)] = 0
     audit_images: Annotated[int, Field(ge=0)] = 0
+    early: bool = True
     approval: bool = False
 
     @model_validator(mode="after")

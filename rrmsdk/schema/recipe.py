@@ -142,6 +142,7 @@ class VerifySpec(Value):
     images: how many of the test split, from its start; 0: all.
     at_least: stop as soon as robust accuracy of these images is above or below this, judging them in a random order;
         None: judge all.
+    stop: at either verdict, or only at `below`: a model that keeps the floor is then judged on all images.
     confidence: of that verdict.
     adaptive: whether `autoattack` (native; not `rand`) goes on with attacks made for what the checks found: masked
         gradients, saturated logits, randomness. A network that passes them is not attacked further.
@@ -152,6 +153,7 @@ class VerifySpec(Value):
     engine: Literal["native", "reference"] = "native"
     images: Annotated[int, Field(ge=0)] = 1000
     at_least: Share | None = None
+    stop: Literal["either", "below"] = "either"
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.99
     batch: Annotated[int, Field(ge=1)] = 256
     steps: Annotated[int, Field(ge=1)] | None = None

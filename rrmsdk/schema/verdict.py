@@ -20,6 +20,8 @@ class Verdict(Value):
     hits: how many of the judged images withstand the attack.
     interval: where the share of all images lies, both ends together with `confidence`. A decision looks at one side of
         the floor only and so comes earlier: at that moment the interval may still hold the floor.
+    beside: of how many of the judged images another model withstands the attack, where the two were compared image by
+        image; None: nothing was compared.
     says: one sentence for a person.
     """
 
@@ -30,6 +32,7 @@ class Verdict(Value):
     hits: Count
     of: Annotated[int, Field(ge=1)]
     interval: tuple[Share, Share]
+    beside: Count | None = None
     says: str
 
     @model_validator(mode="after")

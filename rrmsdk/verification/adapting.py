@@ -39,8 +39,7 @@ def after_square(
     classes: int,
 ) -> Chosen:  # fmt: skip
     """`how`, further, where Square found what gradients did not show and nothing before it had complained."""
-    # With a floor, judging has ended with a verdict on the attacks so far.
-    if square is None or square.ok or how.name.endswith(ADAPTED) or spec.at_least is not None or not _goes_with(spec):
+    if square is None or square.ok or how.name.endswith(ADAPTED) or not _goes_with(spec):
         return how
     failed = {BLIND} | ({RANDOMISED} if how.judged_by > 1 else set())
     return _further(model, first, threat, spec, how, failed, classes)

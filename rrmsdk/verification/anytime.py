@@ -87,9 +87,19 @@ def verdict(n: int, hits: int, of: int, at_least: float, confidence: float) -> L
     return None
 
 
-def summary(n: int, hits: int, of: int, at_least: float, confidence: float) -> Verdict:
-    """The verdict and the interval as a record, with a sentence for a person. Raises FieldError."""
-    decided = verdict(n, hits, of, at_least, confidence)
+def summary(
+    n: int, hits: int, of: int, at_least: float, confidence: float, decided: Literal["above", "below"] | None,
+    beside: int | None = None,
+) -> Verdict:  # fmt: skip
+    """What was decided and the interval as a record, with a sentence for a person.
+
+    Args:
+        decided: by `verdict`, or by that of `paired`.
+        beside: how many of the same n images another model has right, where it was compared with.
+
+    Raises:
+        FieldError: counts that cannot be, or a confidence outside (0, 1).
+    """
     low, high = interval(n, hits, of, confidence)
     sure = f"{100 * confidence:.10g} % confidence"
     side = {"above": "At least", "below": "Fewer than"}.get(decided or "")
@@ -99,7 +109,8 @@ def summary(n: int, hits: int, of: int, at_least: float, confidence: float) -> V
     elif side:
         says = (
             f"{side} {at_least:g} of the {of} images withstand the attack ({sure}): "
-            f"{hits} of the first {n} in a random order do."
+            f"{hits} of the first {n} in a random order do"
+            + (f", of the other model {beside}." if beside is not None else ".")
         )
     else:
         says = (
@@ -108,7 +119,7 @@ def summary(n: int, hits: int, of: int, at_least: float, confidence: float) -> V
         )
     return Verdict(
         at_least=at_least, confidence=confidence, decided=decided or "none", judged=n, hits=hits, of=of,
-        interval=(low, high), says=says,
+        interval=(low, high), beside=beside, says=says,
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from rrmsdk.verification.blackbox import BlackBox
 
 QUERIES = 5000  # of Square, as in AutoAttack
 
+APGD, PGD = (50, 10), (20, 1)  # steps and restarts, where a spec names none
+
 
 class Chosen(NamedTuple):
     """The name of the attack in the report, the engine behind it, and what it consists of.
@@ -55,33 +57,45 @@ def chosen(
     return how._replace(name=f"replay + {how.name}", attacks=(replay, *how.attacks))
 
 
+def name_of(spec: VerifySpec) -> str:
+    """What a report calls the attack that a spec asks for; more may follow after a blank, for what the model is."""
+    steps, restarts = spec.steps, spec.restarts
+    if spec.attack == "autoattack" and spec.version != "standard":
+        return f"autoattack-{spec.version}"
+    if spec.attack == "apgd":
+        return f"apgd-{steps or APGD[0]}x{restarts or APGD[1]}"
+    if spec.attack == "pgd":
+        return f"pgd-{steps or PGD[0]}" + (f"x{restarts}" if (restarts or PGD[1]) > 1 else "")
+    return spec.attack
+
+
 def _asked(model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int, device: torch.device | str) -> Chosen:
     package, ours = (f"{name} {provenance.version(name)}" for name in ("pyautoattack", "rrmsdk"))
     few = "" if classes >= 4 else f" ({classes} classes)"
-    steps, restarts, seed = spec.steps or 50, spec.restarts or 10, spec.seed
+    name, seed = name_of(spec), spec.seed
     if spec.attack == "autoattack":
         if spec.engine == "reference":
             attacks = reference.autoattack_standard(model, threat, seed, classes=classes, device=device)
-            return Chosen("autoattack" + few, package, attacks)
-        name = "autoattack" if spec.version == "standard" else f"autoattack-{spec.version}"
+            return Chosen(name + few, package, attacks)
         attacks = own.autoattack(threat, classes=classes, version=spec.version, seed=seed)
         passes = own.PASSES if spec.version == "rand" else 1
         return Chosen(name + few, ours, attacks, passes, judged_by=passes)
     if spec.attack == "square":
         blind = " (black box)" if isinstance(model, BlackBox) else ""
         noise = noise_attack(model, threat, seed=seed)
-        return Chosen("square" + blind, ours, (noise, own.search(threat, queries=spec.queries or QUERIES, seed=seed)))
+        return Chosen(name + blind, ours, (noise, own.search(threat, queries=spec.queries or QUERIES, seed=seed)))
     if spec.attack == "fast":
-        return Chosen("fast" + few, ours, own.fast(threat, classes=classes, seed=seed))
+        return Chosen(name + few, ours, own.fast(threat, classes=classes, seed=seed))
     if spec.attack == "apgd":
+        steps, restarts = spec.steps or APGD[0], spec.restarts or APGD[1]
         if spec.engine == "reference":
             attack = reference.apgd_attack(model, threat, steps=steps, restarts=restarts, seed=seed)
-            return Chosen(f"apgd-{steps}x{restarts}", package, (attack,))
+            return Chosen(name, package, (attack,))
         attack = own.climb(threat, steps=steps, restarts=restarts, seed=seed)
-        return Chosen(f"apgd-{steps}x{restarts}", ours, (attack,))
-    steps, restarts = spec.steps or 20, spec.restarts or 1
+        return Chosen(name, ours, (attack,))
+    steps, restarts = spec.steps or PGD[0], spec.restarts or PGD[1]
     attack = pgd_attack(model, threat, steps=steps, restarts=restarts, seed=seed)
-    return Chosen(f"pgd-{steps}" if restarts == 1 else f"pgd-{steps}x{restarts}", ours, (attack,))
+    return Chosen(name, ours, (attack,))
 
 
 def _possible(model: nn.Module, spec: VerifySpec) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import CLEAN_WRONG, ROBUST, UNJUDGED, Check, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.verdict import Verdict
-from rrmsdk.verification import anytime, checks, provenance, saved
+from rrmsdk.verification import anytime, checks, paired, provenance, saved
 from rrmsdk.verification.adapting import adapted, after_square
 from rrmsdk.verification.attacking import Found, Progress, Standing, Tally, attack_all, found, stand
 from rrmsdk.verification.blackbox import BlackBox
@@ -55,6 +55,7 @@ def verify(
     split_name: str = "test",
     save_adversarial: Path | None = None,
     journal: Path | None = None,
+    against: Report | None = None,
     share: Share = Share(),  # noqa: B008  (a frozen value)
     replay: Attack | None = None,
     progress: Progress | None = None,
@@ -68,13 +69,15 @@ def verify(
         model: takes pixels in [0, 1]; runs where its weights are.
         save_adversarial: a .safetensors file; `reevaluate` gives exactly `report.robust` from it.
         journal: a folder where what is found is kept as it is found; a judgement that was interrupted goes on from it.
+        against: of another model: the floor (`at_least`) is then decided by comparing the two image by image (see
+            `paired`). None: by this model's outcomes alone.
         share: each process gives the same report.
         replay: an attack that comes first (see `replaying`).
         progress: called as it goes with (attack and robust accuracy so far, steps done, steps in all).
 
     Raises:
         DataError: images, labels or logits that cannot be used.
-        MismatchError: the model does not fit the images.
+        MismatchError: the model does not fit the images, or `against` is of other images or attacks.
         FieldError: settings that belong to another attack.
         IntegrityError: the journal is about something else.
         SaveError: the adversarial images or the journal cannot be written.
@@ -90,11 +93,13 @@ def verify(
         first = split.take(spec.batch).to(device_of(model))
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, threat)
         how = adapted(model, first, threat, spec, how, looked, classes)
+        beside = "" if against is None else paired.outcomes(against, info, split_name, threat, how.name, len(split))
         key = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name} | key_of(threat, spec, how)
         kept = Journal.nowhere() if journal is None else Journal.opened(journal, key)
         standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes, how.judged_by)
-        verdict = _judge(standing, how, spec, share, progress)
-        how = _judge_further(standing, how, spec, share, progress, first, classes)
+        verdict = _judge(standing, how, spec, beside, share, progress)
+        if verdict is None:  # else judging has ended with a verdict on the attacks so far
+            how = _judge_further(standing, how, spec, share, progress, first, classes)
         what = found(standing, how.attacks)
         looked += _checked_again(standing, what)
     report = Report(
@@ -124,19 +129,30 @@ def _first(split: Split, spec: VerifySpec) -> Split:
 
 
 def _judge(
-    standing: Standing, how: Chosen, spec: VerifySpec, share: Share, progress: Progress | None
+    standing: Standing, how: Chosen, spec: VerifySpec, beside: str, share: Share, progress: Progress | None
 ) -> Verdict | None:
     """Judge all images; with a floor, block after block of a random order until it is clear on which side they are."""
-    of, done, verdict = len(standing.outcomes), 0, None
-    for block in _blocks(of, spec, device_of(standing.model)):
+    order: list[int] = []
+    verdict, enough = None, ("below",) if spec.stop == "below" else ("above", "below")
+    for block in _blocks(len(standing.outcomes), spec, device_of(standing.model)):
         _together(standing, how, block, share, progress)
-        done += len(block)
+        order += block.tolist()
         if spec.at_least is not None:
-            hits = standing.outcomes.count(ROBUST)
-            verdict = anytime.summary(done, hits, of, spec.at_least, spec.confidence)
-            if verdict.decided != "none":
-                break
-    return verdict
+            verdict = _verdict(standing.outcomes, order, beside, spec.at_least, spec.confidence)
+            if verdict.decided in enough:
+                return verdict
+    return verdict if spec.stop == "either" else None
+
+
+def _verdict(outcomes: Sequence[str], order: Sequence[int], beside: str, floor: float, confidence: float) -> Verdict:
+    """What the images of `order`, all of them judged, say of the floor."""
+    n, of, hits = len(order), len(outcomes), sum(outcomes[at] == ROBUST for at in order)
+    if not beside:
+        said = anytime.verdict(n, hits, of, floor, confidence)
+        return anytime.summary(n, hits, of, floor, confidence, said)
+    differences = [(outcomes[at] == ROBUST) - (beside[at] == ROBUST) for at in order]
+    said = paired.verdict(differences, of, beside.count(ROBUST), floor, confidence)
+    return anytime.summary(n, hits, of, floor, confidence, said, hits - sum(differences))
 
 
 def _judge_further(

@@ -164,9 +164,22 @@ def test_a_judging_that_was_stopped_below_the_floor_keeps_the_champion():
     assert (decision.verdict, decision.says) == ("keep", "Fewer than 0.4 of the 2000 images withstand the attack.")
 
 
+@pytest.mark.parametrize(("margin", "kept"), [(0.04, True), (0.06, False)])
+def test_a_judging_that_was_stopped_below_the_champion_less_the_margin_keeps_it_only_there(margin, kept):
+    verdict = _verdict(0.4, "below").model_copy(update={"beside": 500})
+    stopped = _judged("." * 300 + "a" * 700 + "?" * 1000, "b", verdict=verdict)  # the champion has 0.45
+    if not kept:
+        with pytest.raises(MismatchError, match=r"no verdict says .* below what it has to reach"):
+            decide(CHAMPION, stopped, Gate(robust_margin=margin), 0)
+        return
+    decision = decide(CHAMPION, stopped, Gate(robust_margin=margin), 0)
+    assert (decision.verdict, _failed(decision)) == ("keep", ["robust_margin"])
+    assert decision.checks[0].numbers["beside"] == 500
+
+
 @pytest.mark.parametrize("verdict", [None, _verdict(0.4, "above"), _verdict(0.4, "none"), _verdict(0.5, "below")])
 def test_images_that_were_not_judged_are_not_guessed(verdict):
-    with pytest.raises(MismatchError, match=r"1000 of 2000 images .* no verdict says .* below robust_floor = 0\.4"):
+    with pytest.raises(MismatchError, match=r"1000 of 2000 images .* no verdict says .* below what it has to reach"):
         decide(CHAMPION, _judged("." * 1000 + "?" * 1000, "b", verdict=verdict), Gate(robust_floor=0.4), 0)
 
 

@@ -141,6 +141,39 @@ class TestGate:
         assert digits.published == [first.commit]
         assert "FAIL  robust_margin: " in second.summary()
         assert digits.decisions(second) == [second.decision]
+        # It was seen before all images were judged, and then nothing more was made of it.
+        assert set(second.made) == {"plan", "fetch", "transfer", "champion", "screen"}
+        assert second.decision is not None
+        assert 0 < second.decision.checks[0].numbers["images"] < IMAGES
+
+    @pytest.mark.slow
+    def test_it_is_judged_to_the_end_where_that_was_asked_for(self, digits: World) -> None:
+        digits.retrain()
+        second = digits.student("shuffled").but(gate={"early": False}).retrain()
+        assert second.state == "kept"
+        assert set(second.made) == {"plan", "fetch", "transfer", "verify", "export", "champion"}
+
+    @pytest.mark.slow
+    def test_an_end_beside_a_champion_that_is_none_any_more_decides_nothing(self, digits: World) -> None:
+        """Its judging ends early beside a good champion; before the gate somebody goes back to a bad one."""
+        bad, good = digits.student("shuffled").retrain(), digits.student("equal").retrain()
+        assert digits.published == [bad.commit, good.commit]
+        moved = []
+
+        def rolled_back(method: str, path: str) -> None:
+            with journals.opened(digits.folder) as kept:
+                screened = "screen" in kept.outputs(3)
+            if screened and not moved:
+                moved.append(digits.rollback)
+                digits.rollback()
+
+        digits.hub.trouble = rolled_back
+        third = digits.student("shuffled-1").retrain()
+        assert moved
+        assert (third.state, third.run) == ("promoted", "000003")
+        assert {"screen", "verify", "export"} <= set(third.made)
+        assert third.decision is not None
+        assert third.decision.old == bad.made["export"]
 
     @pytest.mark.slow
     def test_a_champion_of_another_threat_is_not_compared(self, digits: World) -> None:

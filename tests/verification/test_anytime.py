@@ -254,14 +254,14 @@ def test_what_cannot_be_is_refused_with_its_value(asked, words):
     ],
 )  # fmt: skip
 def test_the_record_says_in_one_sentence_what_was_decided(counts, decided, says):
-    found = summary(*counts, 0.45, 0.99)
+    found = summary(*counts, 0.45, 0.99, verdict(*counts, 0.45, 0.99))
     assert (found.decided, found.says) == (decided, says)
     assert found.interval == interval(*counts, 0.99)
     assert value.from_json(Verdict, value.to_json(found)) == found
 
 
 def test_the_record_of_an_open_question_says_where_the_share_may_be():
-    found = summary(400, 180, 10_000, 0.45, 0.99)
+    found = summary(400, 180, 10_000, 0.45, 0.99, None)
     low, high = found.interval
     assert found.decided == "none"
     assert low < 0.45 < high
@@ -278,7 +278,7 @@ def test_the_record_of_an_open_question_says_where_the_share_may_be():
     ],
 )
 def test_a_record_that_contradicts_itself_is_refused(changed, words):
-    fields = summary(900, 460, 10_000, 0.45, 0.99).model_dump()
+    fields = summary(900, 460, 10_000, 0.45, 0.99, "above").model_dump()
     with pytest.raises(FieldError) as caught:
         value.parse(Verdict, fields | changed)
     assert words in str(caught.value)
