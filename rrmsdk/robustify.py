@@ -31,6 +31,7 @@ class RobustDataset(Value):
 
     data, fingerprint: the data set it was made of, and its train and test images.
     images: how many of the train split, from its start.
+    fraction, data_seed: which part of the train split that was; the seed decides nothing where it is the whole.
     """
 
     teacher: str
@@ -41,6 +42,8 @@ class RobustDataset(Value):
     steps: int
     step: float
     seed: int
+    fraction: float = 1.0
+    data_seed: int = 0
 
 
 def robustify(
@@ -86,7 +89,8 @@ def robustify(
     record = RobustDataset(
         teacher=without_place(teacher), teacher_sha256=fetched[0].bundle.card.files[bundles.WEIGHTS],
         data=loaded.info.name, fingerprint=loaded.info.fingerprint, images=images or len(loaded.train),
-        steps=rdt.steps, step=rdt.step, seed=seed,
+        steps=rdt.steps, step=rdt.step, seed=seed, fraction=spec.fraction,
+        data_seed=spec.seed if spec.fraction < 1 else 0,
     )  # fmt: skip
     folder = Path(out)
     try:

@@ -13,6 +13,7 @@ import rrmsdk
 from rrmsdk.predicting import SHIPPED, USED, forecast, left_out
 from rrmsdk.schema import value
 from rrmsdk.schema.prediction import Calibration, Prediction
+from rrmsdk.schema.recipe import TrainSpec
 
 TEACHER = "hub:digits-cnn-linf"
 STUDENT = {"arch": "resnet14", "width_mult": 0.25, "width": "teacher"}
@@ -162,3 +163,15 @@ def test_the_command_line_says_one_sentence_and_the_signals():
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("resnet14@0.25 from hub:digits-cnn-linf on digits: not calibrated here")
     assert "cosine to the teacher, student attacked" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "given", [{"kind": "multistep", "milestones": (24, 40)}, {"kind": "exponential", "gamma": 0.9}]
+)
+def test_a_probe_ends_where_the_schedule_of_the_full_run_ends(given):
+    from rrmsdk.training.probe import shortened
+    from rrmsdk.training.schedule import factor
+
+    full = TrainSpec(schedule=given)
+    short = shortened(full, 4800, 100, 960)
+    assert factor(short.schedule, 959, 960, 100) == pytest.approx(factor(full.schedule, 4799, 4800, 100), rel=0.6)

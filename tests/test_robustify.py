@@ -54,6 +54,13 @@ def test_a_folder_of_another_robust_data_set_is_refused_with_both_values(tmp_pat
         rrmsdk.robustify(TEACHER, "digits", tmp_path / "r", images=8, steps=2, quiet=True)
 
 
+def test_a_folder_of_another_fraction_of_as_many_images_is_refused(tmp_path):
+    part = {"name": "digits", "fraction": 0.02}
+    rrmsdk.robustify(TEACHER, part, tmp_path / "r", steps=1, quiet=True)
+    with pytest.raises(rrmsdk.MismatchError, match="data_seed 0 there, 1 asked"):
+        rrmsdk.robustify(TEACHER, part | {"seed": 1}, tmp_path / "r", steps=1, quiet=True)
+
+
 def test_an_unknown_setting_is_told_its_near_matches(tmp_path):
     with pytest.raises(rrmsdk.FieldError, match=r"unknown field 'stepz'\. Did you mean 'step"):
         rrmsdk.robustify(TEACHER, "digits", tmp_path / "r", stepz=2)

@@ -170,6 +170,19 @@ def test_more_values_leave_the_finished_points_as_they_are(tmp_path):
     assert before.items() < after.items()
 
 
+def test_the_best_is_attacked_again_where_the_recipe_asks_for_another_attack(tmp_path):
+    def attacked(**verify) -> tuple[Report, int]:
+        swept = _sweep(tmp_path, "5e-3", fields=FIELDS | {"verify": FIELDS["verify"] | verify}, report=1)
+        path = swept.folder(swept.best) / "report.json"
+        return value.read(Report, path), path.stat().st_mtime_ns
+
+    first, written = attacked()
+    assert attacked() == (first, written)
+    assert attacked(restarts=3)[0].attack == "pgd-2x3"
+    assert attacked(attack="apgd", steps=2, restarts=1)[0].attack == "apgd-2x1"
+    assert attacked(attack="apgd", steps=4, restarts=1)[0].attack == "apgd-4x1"
+
+
 @pytest.mark.slow
 def test_two_fields_make_a_grid(tmp_path):
     swept = _sweep(tmp_path, ["0,1", "cosine,relative_l2"], ["seed", "method.distance"])

@@ -27,6 +27,7 @@ PREACT = {
 WIDE = ("wrn-16-4", "wrn-28-10", "wrn-34-10", "wrn-34-20", "wrn-70-16", "dm-wrn-28-10", "dm-wrn-70-16")
 OWN = ("cnn", "resnet14", *PREACT, *WIDE)
 HIDDEN = ("alexnet", "vgg", "cnn")
+DEEPEST = 1000
 
 
 def architectures() -> list[str]:
@@ -128,6 +129,8 @@ def _wide(arch: str, size: int, variant: Variant, mult: float, classes: int, cha
 
 def _depth_and_width(arch: str) -> tuple[int, int]:
     match = re.fullmatch(r"((?:dm-)?wrn)-(\d+)-(\d+)", arch)
+    if match and int(match[2]) > DEEPEST:  # a card from anywhere is not to keep a machine busy for hours
+        raise RefError(f"{arch!r} is deeper than {DEEPEST} layers, which nobody has trained")
     if not match or int(match[3]) < 1:
         kind = "dm-wrn" if arch.startswith("dm-") else "wrn"
         raise RefError(f"{arch!r} is no wide ResNet; write depth and width: '{kind}-28-10'")

@@ -16,7 +16,7 @@ from rrmsdk.schema.model import ModelConfig, PerChannel
 class Features(NamedTuple):
     """What one forward pass shows.
 
-    embedding: the input of the last linear layer; in train mode, what dropout left of it.
+    embedding: the input of the last linear layer, before a dropout in front of it.
     maps: the outputs of the stages, shallow to deep.
     """
 
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
 
     @no_type_check
     def features(self, x: Float[Tensor, "B C H W"]) -> Features:
-        """Logits, embedding and maps. `head(embedding)` is the logits."""
+        """Logits, embedding and maps. `head(embedding)` is the logits, but for dropout in train mode."""
         logits, embedding, *maps = self.network(self._ready(x))
         return Features(logits, embedding, tuple(maps))
 

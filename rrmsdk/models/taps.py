@@ -58,9 +58,16 @@ def tapped(root: nn.Module, channels: int, size: int, stages: Rule) -> tuple[fx.
     _shapes(root, graph, torch.zeros(1, channels, size, size, device="meta"))
     with graph.inserting_before(output):
         maps = stages(graph)
-    output.args = ((logits, logits.args[0], *maps),)
+    output.args = ((logits, _before_dropout(root, logits.args[0]), *maps),)
     network = fx.GraphModule(root, graph, type(root).__name__)
     return network.train(), str(logits.target)
+
+
+def _before_dropout(root: nn.Module, node: fx.Node) -> fx.Node:
+    """What dropout sees: RRM matches the feature before the last dropout, which zeroes part of it at random."""
+    while node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), nn.Dropout):
+        node = node.args[0]  # type: ignore[assignment]
+    return node
 
 
 def _shapes(root: nn.Module, graph: fx.Graph, x: Tensor) -> None:

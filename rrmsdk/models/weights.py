@@ -50,6 +50,10 @@ def load(config: ModelConfig, path: Path) -> Classifier:
     found = _single(_read(Path(path)))
     _check_finite(found, f"in {path}")
     with torch.random.fork_rng(devices=[]):  # loading draws no random numbers that a run would miss
+        if "wrn" in config.arch or config.width_mult > 1:
+            # A card may ask for any size: before memory is taken for it, the file has to be of that size.
+            with torch.device("meta"):
+                _check_sizes(found, build_from(config).state_dict(), path)
         model = build_from(config)
     _check_fits(found, model.state_dict(), path)
     model.load_state_dict(found)
@@ -146,6 +150,15 @@ def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
 
 
 def _check_fits(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    _check_sizes(found, wanted, path)
+    for name in ("input_mean", "input_std"):
+        if not torch.equal(found[name], wanted[name]):
+            raise MismatchError(
+                f"{name} is {found[name].flatten().tolist()} in {path}, {wanted[name].flatten().tolist()} in its config"
+            )
+
+
+def _check_sizes(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
     lacking, spare = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
     if lacking or spare:
         raise MismatchError(
@@ -155,11 +168,6 @@ def _check_fits(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path)
         if (found[name].dtype, found[name].shape) != (tensor.dtype, tensor.shape):
             raise MismatchError(
                 f"{name} is {_kind(found[name])} in {path}, {_kind(tensor)} in the network of its config"
-            )
-    for name in ("input_mean", "input_std"):
-        if not torch.equal(found[name], wanted[name]):
-            raise MismatchError(
-                f"{name} is {found[name].flatten().tolist()} in {path}, {wanted[name].flatten().tolist()} in its config"
             )
 
 

@@ -35,6 +35,8 @@ def held(folder: Path) -> Iterator[None]:
 def known(swept: Sweep) -> dict[str, Point]:
     """What the folder says is done, screened in the same way, and lies there still.
 
+    Without its reports where the recipe asks for another attack now.
+
     Raises:
         MismatchError: it holds a sweep of another recipe, or of other fields.
     """
@@ -51,7 +53,10 @@ def known(swept: Sweep) -> dict[str, Point]:
         )
     if kept.screening != swept.screening:
         return {}
-    return {point.name: point for point in kept.points if _lies_there(kept, point)}
+    points = {point.name: point for point in kept.points if _lies_there(kept, point)}
+    if kept.recipe.verify == swept.recipe.verify:
+        return points
+    return {name: point.model_copy(update={"reported": None}) for name, point in points.items()}
 
 
 def _said(swept: Sweep) -> str:

@@ -123,10 +123,9 @@ def screened(bundle: Bundle, task: Task, screening: VerifySpec) -> Report:
 
 
 def says(report: Report, spec: VerifySpec, split: int, bundle: Bundle) -> bool:
-    """Whether the report is about these weights, attacked in this way."""
-    named = report.attack == f"pgd-{spec.steps}" if spec.attack == "pgd" else report.attack.startswith(spec.attack)
+    """Whether the report is about these weights, screened by PGD of one restart in this way."""
     return (
-        named
+        report.attack == f"pgd-{spec.steps}"
         and report.images == min(spec.images or split, split)
         and report.seed == spec.seed
         and report.weights_sha256 == bundle.card.files[bundles.WEIGHTS]

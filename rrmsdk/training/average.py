@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
@@ -27,7 +29,7 @@ def follows(spec: TrainSpec, step: int, total: int) -> bool:
 
 
 def refresh_batch_norm(
-    student: Classifier, teachers: tuple[Classifier, ...], method: Method, batches: list[Batch]
+    student: Classifier, teachers: tuple[Classifier, ...], method: Method, batches: Iterable[Batch]
 ) -> None:
     """Recompute the running statistics of `student` as a plain mean over what `method` shows it on `batches`.
 
@@ -35,6 +37,8 @@ def refresh_batch_norm(
     ones it was trained under.
     """
     layers = [layer for layer in student.modules() if isinstance(layer, _BatchNorm)]
+    if not layers:
+        return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

@@ -196,7 +196,7 @@ def steps(training: Training) -> Iterator[Step]:
             loss = _taken(training, step, lr)
         training.done = step + 1
         if training.device.type == "cpu" or training.done % READ_EVERY == 0 or training.done == training.total:
-            _look(loss, training)
+            look(loss, training)
         yield Step(training.done, training.total, training.done / training.per_epoch, loss, lr)
 
 
@@ -251,7 +251,8 @@ def _step(training: Training, batch: Batch, lr: float) -> Tensor:
     return loss
 
 
-def _look(loss: Tensor, training: Training) -> None:
+def look(loss: Tensor, training: Training) -> None:
+    """Raises DivergedError: the loss is not finite. Waits for the device."""
     value = loss.item()
     if not (value - value == 0):
         raise DivergedError(

@@ -8,6 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from rrmsdk import methods
 from rrmsdk.errors import OutOfMemory
 from rrmsdk.methods.batch import part
 from rrmsdk.training import distributed
@@ -38,6 +39,8 @@ def out_of(training: Training, step: int, why: str) -> OutOfMemory:
         does = f". Raise train.accumulate (now {spec.accumulate}), or lower train.batch"
     elif (times := _times(training, step)) is None:
         does = ", nor does a single one. Use a smaller student, or a larger machine"
+    elif methods.whole_batch(training.method):  # it refuses train.accumulate
+        does = f", {ceil(spec.batch / (parts * times))} do. Lower train.batch"
     else:
         accumulate = min(spec.accumulate * times, spec.batch)
         does = (

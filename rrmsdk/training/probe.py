@@ -33,10 +33,15 @@ def shortened(spec: TrainSpec, total: int, per_epoch: int, count: int) -> TrainS
     Weight decay grows as the run shrinks, so that lr x weight_decay x steps, which decides how far a short RRM run
     forgets its start, stays what it is in the full run. No average of the weights: the schedule ends low.
     """
+    shrunk, schedule = count / total, spec.schedule
+    schedule = schedule.model_copy(  # two kinds count in epochs
+        update={"milestones": tuple(shrunk * one for one in schedule.milestones)}
+        | ({"gamma": schedule.gamma ** (1 / shrunk)} if schedule.kind == "exponential" else {})
+    )
     return spec.model_copy(
         update={
-            "epochs": count / per_epoch, "weight_decay": spec.weight_decay * total / count, "ema": None,
-            "swa_from": None,
+            "epochs": count / per_epoch, "schedule": schedule, "weight_decay": spec.weight_decay * total / count,
+            "ema": None, "swa_from": None,
         }
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from rrmsdk.training import bank, checkpoint, distributed, epochs
 from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
-from rrmsdk.training.loop import Step, Training, autocast, draw, steps
+from rrmsdk.training.loop import Step, Training, autocast, draw, look, steps
 from rrmsdk.training.validate import Validation, validate
 
 CHECKPOINT, BEST, LAST = "checkpoint.safetensors", "best.safetensors", "last.safetensors"
@@ -63,6 +63,7 @@ def run(
                 best = _after(step, rate, training, validation, folder, metrics, best, bar)
                 due = step.number % (training.spec.checkpoint_every or training.per_epoch) == 0
                 if due or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                    look(step.loss, training)  # an accelerator's is not looked at in each step, and this one is kept
                     save(training, folder, best)
                     metrics.write()
                     saved = time.monotonic()
@@ -149,7 +150,7 @@ def _student(training: Training) -> Classifier:
         return training.pair.student
     student, parts = cast(Classifier, training.average.module), distributed.parts(training.spec.accumulate)
     drawn = (draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total)))
-    batches = [part(batch, number, parts.of) for batch in drawn for number in parts.numbers]
+    batches = (part(batch, number, parts.of) for batch in drawn for number in parts.numbers)
     with autocast(training.spec, training.device):
         refresh_batch_norm(student, training.pair.teachers, training.method, batches)
     distributed.average_statistics(student)

@@ -142,6 +142,7 @@ def test_a_new_network_is_in_train_mode():
         ("resnet19", "unknown architecture 'resnet19'. Did you mean 'resnet1"),
         ("wrn-28", "'wrn-28' is no wide ResNet.*'wrn-28-10'"),
         ("wrn-28-0", "'wrn-28-0' is no wide ResNet"),
+        ("wrn-600004-1", "'wrn-600004-1' is deeper than 1000 layers"),
         ("wrn-27-10", "6n \\+ 4, not 27. Did you mean 'wrn-28-10'"),
         ("dm-wrn-27-10", "6n \\+ 4, not 27. Did you mean 'dm-wrn-28-10'"),
         ("dm-wrn-28", "'dm-wrn-28' is no wide ResNet.*'dm-wrn-28-10'"),

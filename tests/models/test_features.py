@@ -133,6 +133,15 @@ def test_dropout_acts_in_train_mode_only(arch):
     assert torch.equal(model(x), model(x))
 
 
+def test_the_embedding_is_what_the_last_dropout_sees():
+    model = build_from(config("mobilenet_v2"))
+    x = pixels(model.config, 8)
+    freeze_batch_norm(model)
+    seen, again = model.features(x), model.features(x)
+    assert torch.equal(seen.embedding, again.embedding)
+    assert not torch.equal(seen.logits, again.logits)
+
+
 def freeze_batch_norm(model: Classifier) -> None:
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):

@@ -116,6 +116,14 @@ def test_other_sizes_are_refused_with_both(path):
         load(SMALL.model_copy(update={"classes": 7}), path)
 
 
+def test_no_memory_is_taken_for_a_network_that_the_file_does_not_hold(tmp_path):
+    """Terabytes, if it were."""
+    model = build_from(config("wrn-10-1"))
+    save(model, tmp_path / "weights.safetensors")
+    with pytest.raises(MismatchError, match="holds another network"):
+        load(model.config.model_copy(update={"arch": "wrn-10-40000"}), tmp_path / "weights.safetensors")
+
+
 def test_whole_numbers_are_refused_as_weights(model, tmp_path):
     quantised = {name: tensor.to(torch.int8) if name.endswith("fc.weight") else tensor.clone()
                  for name, tensor in model.state_dict().items()}  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rrmsdk import data, draws, methods, models
+from rrmsdk.errors import DivergedError
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec, VerifySpec
-from rrmsdk.training import checkpoint, prepare, steps
+from rrmsdk.training import checkpoint, prepare, run, steps
 from rrmsdk.verification import verify
 from tests.training.small import DATA, THREAT
 
@@ -53,6 +56,20 @@ def test_the_gradient_scale_comes_back_from_a_checkpoint(tmp_path):
     assert again.done == going.done
     assert again.scaler is not None
     assert again.scaler.state_dict() == going.scaler.state_dict()
+
+
+def test_a_loss_that_is_not_finite_reaches_no_checkpoint(tmp_path):
+    class Breaks:
+        def loss(self, pair, batch):
+            return pair.student(batch.x).square().mean() * (float("nan") if batch.step == 15 else 1.0)
+
+    going = replace(on_gpu(checkpoint_every=10), method=Breaks())
+    with pytest.raises(DivergedError) as caught:
+        run(going, going.split.take(64), tmp_path, quiet=True)
+    again = on_gpu()
+    checkpoint.restore(again, caught.value.checkpoint)
+    assert again.done == 10
+    assert all(one.isfinite().all() for one in again.pair.student.state_dict().values())
 
 
 def test_draws_are_those_of_a_cpu_bit_for_bit():

@@ -14,6 +14,7 @@ from rrmsdk.errors import DivergedError, MismatchError
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.training import prepare, run, steps, validate
+from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.layout import layout
 from rrmsdk.training.loop import draw
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
@@ -148,3 +149,12 @@ def test_what_is_wide_enough_lies_channels_last_where_the_recipe_says_so():
     narrow = models.build("resnet14", 10, 8, 1, width_mult=0.25)
     assert layout(narrow, TrainSpec(), on_cpu) is torch.contiguous_format
     assert layout(narrow, TrainSpec(), on_cuda) is torch.channels_last
+
+
+def test_an_average_without_batch_norm_is_shown_no_images():
+    def unasked():
+        raise AssertionError("a batch was drawn")
+        yield
+
+    student = models.build("alexnet", 10, 8, 1, width_mult=0.25)
+    refresh_batch_norm(student, (), methods.parse({"name": "natural"}), unasked())

@@ -55,6 +55,13 @@ def test_a_method_that_needs_the_batch_whole_refuses_parts_and_says_why(name):
         banked.training(name, accumulate=2)
 
 
+@pytest.mark.parametrize("name", ["awp", "free_at"])
+def test_out_of_memory_does_not_offer_parts_to_a_method_that_needs_the_batch_whole(name):
+    says = str(memory.out_of(banked.training(name), 0, "not enough memory"))
+    assert "do. Lower train.batch" in says
+    assert "accumulate" not in says
+
+
 def test_an_add_on_refuses_parts_where_its_base_does():
     with pytest.raises(MismatchError, match="method igdm cannot take a batch in 2 parts"):
         banked.training({"name": "igdm", "base": {"name": "awp"}}, accumulate=2)
