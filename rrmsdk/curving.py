@@ -90,7 +90,7 @@ def curve(
             tell=lambda says, done, of: bar(done, of, says),
         )  # fmt: skip
     bundles.keep(bundle, bundles.CURVE, result)
-    for ball in kept.glob("*"):
+    for ball in kept.glob(f"{result.norm}-*"):
         discard(ball)
     discard(kept)
     _draw(result, bundle.path / PLOT, quiet)

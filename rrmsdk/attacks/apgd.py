@@ -116,7 +116,7 @@ def _step(network: Searched, state: State, threat: ThreatModel, loss: Any, at_en
 
     alpha = torch.where(k == 0, 1.0, ALPHA)
     own = Climb(
-        target=c.target, x=move(at, c.before, grad, rows.x, eta, alpha, threat), before=c.x, eta=eta,
+        target=c.target, x=move(at, c.before, grad, rows.x, eta, alpha, threat), before=at, eta=eta,
         best=best, best_grad=best_grad, f_best=f_best, f_last=f,
         climbed=torch.where(check, 0, climbed), halved=torch.where(check, halve, c.halved),
         f_checked=torch.where(check, f_best, c.f_checked),

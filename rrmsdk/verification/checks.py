@@ -17,6 +17,7 @@ from rrmsdk.schema.report import AttackResult, Check
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.blackbox import BlackBox
 
+LOOKED_AT = 32  # images; fixed, as what the checks find decides which attacks come, and no outcome depends on the batch
 _SAME = 1e-4  # largest relative difference of two forward passes that counts as rounding
 _BLIND = ("replay", "noise", "square")  # attacks that follow no gradient
 _SQUARE = 0.002  # AutoAttack's own threshold for a black-box attack that finds more than the white-box ones

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rrmsdk.errors import IntegrityError, SaveError
 
+FILES = "[0-9]*-????????.jsonl"  # PID-RANDOM: other .jsonl files in a folder that somebody named are not ours
 SECONDS = 1.0  # between two writes, each of which waits for the disk
 
 Ended = tuple[int, int]  # turn, id of the sample
@@ -86,7 +87,7 @@ class Journal:
     def read(self) -> None:
         """Take in whatever files hold that was not read yet, other processes' included."""
         assert self.folder is not None
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in sorted(self.folder.glob(FILES)):
             if path != self._path:
                 self._take_in(path)
 
@@ -163,7 +164,7 @@ class Journal:
 
 def discard(folder: Path) -> None:
     """The report is written: its journal goes."""
-    for path in folder.glob("*.jsonl"):
+    for path in folder.glob(FILES):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # it was never made, or somebody has put something else there
         folder.rmdir()

@@ -351,3 +351,12 @@ def test_what_is_kept_of_one_curve_is_not_taken_for_another(tmp_path):
     assert list((tmp_path / "kept").glob("linf-*/*.jsonl"))
     with pytest.raises(IntegrityError, match=r"seed: 0 there, 1 here"):
         measure(network(), split, read_radii("1/10"), "linf", spec.model_copy(update={"seed": 1}), **told, **about)
+
+
+def test_a_journal_in_a_folder_of_the_users_leaves_what_else_lies_there(tmp_path):
+    work, mine = tmp_path / "work", ("log.jsonl", "run-1/log.jsonl", "linf-notes/log.jsonl")
+    for name in mine:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text('{"mine": 1}\n')
+    rrmsdk.curve(TEACHER, eps=["1/10"], attack="pgd", steps=1, images=2, quiet=True, out=tmp_path / "b", journal=work)
+    assert sorted(str(path.relative_to(work)) for path in work.rglob("*.jsonl")) == sorted(mine)

@@ -125,10 +125,11 @@ def test_the_attacks_fit_what_was_found(name, attacks):
     assert [one.removesuffix("+averaged+bpda") for one in judged(name).names[: len(attacks)]] == attacks
 
 
-@pytest.mark.parametrize("name", ["quantised", "saturated", "randomised", "rippled"])
+@pytest.mark.parametrize(("name", "more"), [("quantised", 2), ("saturated", 2), ("randomised", 2), ("rippled", 1)])
 @pytest.mark.slow
-def test_a_masked_model_stands_more_ordinary_attacks_than_adaptive_ones(name):
-    assert judged(name).adapted <= judged(name).ordinary - 2
+def test_a_masked_model_stands_more_ordinary_attacks_than_adaptive_ones(name, more):
+    """Of a rippled one little is left: steps along gradients that are noise are a random search, and Square is one."""
+    assert judged(name).adapted <= judged(name).ordinary - more
 
 
 @pytest.mark.parametrize("name", ["quantised", "large", "saturated", "randomised"])
@@ -320,3 +321,27 @@ def test_a_randomised_model_meets_the_whole_sequence_the_same_each_time():
     first, second = (judge(MODELS["randomised"], VerifySpec(images=4), WIDE) for _ in range(2))
     assert first.outcomes == second.outcomes
     assert [result.name for result in first.attacks[4:]] == ["apgd-ce+eot", "apgd-dlr+eot"]
+
+
+def test_the_batch_does_not_decide_which_attacks_come():
+    """Large logits are flat on sure images only: here on the second, not on the first."""
+
+    class Large(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = rrmsdk.load("hub:digits-cnn-linf")
+
+        def forward(self, x):
+            return 12 * self.network(x)
+
+    data, threat = digits(), ThreatModel.parse("linf:3/10")
+    spec = VerifySpec(images=4)
+    names = [
+        [result.name for result in verify(
+            Large(), data.test, threat, spec.model_copy(update={"batch": batch}), info=data.info,
+            weights_sha256="0" * 64,
+        ).attacks]
+        for batch in (1, 4)
+    ]  # fmt: skip
+    assert names[0] == names[1]
+    assert "apgd-ce+rescaled" in names[0]
