@@ -83,9 +83,13 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
     network = models.from_checkpoint(
         pulled.path, sha256=pulled.origin.sha256, layout=source.layout, config=entry.model, parameters=source.parameters
     )
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as exc:
+        raise SaveError(f"cannot write to {place.parent}: {exc.strerror}") from exc
+    try:
+        beside.chmod(0o755)  # mkdtemp makes it 0700, and a cache may be shared
         models.save(network, beside / WEIGHTS)
         card = _card(entry, network.config, pulled)
         value.write(config_file(card.model, card.data.labels), beside / CONFIG)

@@ -13,7 +13,7 @@ import torch
 
 import rrmsdk
 from rrmsdk import converting, files, hub
-from rrmsdk.errors import FieldError, HubError, IntegrityError, MismatchError, RefError
+from rrmsdk.errors import FieldError, HubError, IntegrityError, MismatchError, RefError, SaveError
 from rrmsdk.hub import Fetched
 from rrmsdk.schema.bundle import CARD, WEIGHTS
 from rrmsdk.schema.ref import Ref
@@ -117,6 +117,12 @@ def test_offline_before_the_first_time_says_what_to_type(place: dict, server: Hu
     with pytest.raises(HubError, match=r"is not here yet, and this is offline: type rrmsdk pull hub:theirs"):
         fetch(place, offline=True)
     assert server.requests == []
+
+
+def test_a_place_that_cannot_be_written_is_named(place: dict) -> None:
+    (place["cache"].parent / "rrmsdk").write_text("in the way")
+    with pytest.raises(SaveError, match=r"cannot write to .*external: Not a directory"):
+        fetch(place)
 
 
 def test_a_damaged_copy_is_made_again(place: dict) -> None:

@@ -6,11 +6,13 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -20,7 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import get_session, httpx, validate_repo_id
+from huggingface_hub.utils import _http, get_session, httpx, validate_repo_id
 
 from rrmsdk import files
 from rrmsdk.errors import FieldError, HubError, IntegrityError, MovedError, RefError, RrmError, SaveError
@@ -30,9 +32,11 @@ Kind = Literal["model", "dataset"]
 MAIN = "main"
 MAX_GB = "RRMSDK_MAX_GB"
 MOST_GB = 8.0
+LARGEST_CARD = 1e6  # bytes; ours have 2 to 20 kB
 # What the client lets through: its own errors, those of the HTTP library under it (its name depends on the version),
-# sockets and disks (OSError), bodies that no Hub sends (ValueError, KeyError), failed uploads (RuntimeError).
-FOREIGN = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, RuntimeError)
+# sockets and disks (OSError), bodies that no Hub sends (those of _BODY), failed uploads (RuntimeError).
+_BODY = (ValueError, KeyError, TypeError, AttributeError)
+FOREIGN = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, OSError, *_BODY, RuntimeError)
 _PLAIN = re.compile(r"[0-9A-Za-z][\w.+=:-]{0,127}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
@@ -42,8 +46,12 @@ class Hub:
     """An address, the token that may be sent there (False: none, None: the saved one), and the local cache."""
 
     endpoint: str
-    token: str | bool | None
+    token: str | bool | None = field(repr=False)
     cache: Path
+
+    def __str__(self) -> str:
+        """The address as messages show it: without a password in it."""
+        return re.sub("(?<=://)[^/@]*@", "", self.endpoint)
 
     @property
     def api(self) -> HfApi:
@@ -56,6 +64,10 @@ class Commit:
 
     oid: str
     files: dict[str, int | None]
+
+    def size(self, names: Iterable[str]) -> int:
+        """Bytes of those of its files whose size is known."""
+        return sum(self.files.get(name) or 0 for name in names)
 
 
 def door(endpoint: str | None = None, token: str | None = None, cache: Path | None = None) -> Hub:
@@ -132,21 +144,56 @@ def within_limit(size: int | None, what: str, most: float | None = None) -> None
         raise IntegrityError(f"{what} has {size / 1e9:.3g} GB, more than {most / 1e9:.3g}. {MAX_GB} sets the limit")
 
 
+_JUDGED: ContextVar[bool] = ContextVar("judged", default=False)
+_SILENCE: ContextVar[float | None] = ContextVar("silence", default=None)
+
+
 @contextmanager
 def only_plain_names() -> Iterator[None]:
     """Refuse answers whose ETag or commit could not be a file's name, while the block runs.
 
     The client names files of its cache after them as they come, so `../../x` would be written outside of it.
     """
-    hooks = get_session().event_hooks["response"]
-    hooks.append(_plain)
+    _watch()
+    before = _JUDGED.set(True)
     try:
         yield
     finally:
-        hooks.remove(_plain)
+        _JUDGED.reset(before)
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """No answer is waited for longer, while the block runs; the client would wait for ever."""
+    before, token = get_session().timeout, _SILENCE.set(seconds)
+    _watch()
+    try:
+        yield
+    finally:
+        _SILENCE.reset(token)
+        get_session().timeout = before
+
+
+def _watch() -> None:
+    """Every session is one of ours, also after a refused connection: then the client goes on with a new one."""
+    factory: Any = _http._GLOBAL_CLIENT_FACTORY
+    if getattr(factory, "func", None) is not _watched:
+        _http._GLOBAL_CLIENT_FACTORY = partial(_watched, factory)
+    _watched(get_session)
+
+
+def _watched(make: Any) -> httpx.Client:
+    session: httpx.Client = make()
+    if _plain not in session.event_hooks["response"]:
+        session.event_hooks["response"].append(_plain)
+    if (seconds := _SILENCE.get()) is not None:
+        session.timeout = httpx.Timeout(seconds)
+    return session
 
 
 def _plain(answer: httpx.Response) -> None:
+    if not _JUDGED.get():
+        return
     for header in ("etag", "x-linked-etag", "x-repo-commit"):
         said = answer.headers.get(header, "").removeprefix("W/").strip('"')
         if said and not _PLAIN.fullmatch(said):
@@ -226,31 +273,31 @@ def _translated(exc: BaseException, hub: Hub, what: str, hint: str) -> RrmError:
             f"{what}: {exc.filename or hub.cache} cannot be written ({said}). Free some space, or give cache="
         )
     if not any(isinstance(cause, httpx.HTTPError | OSError) for cause in causes):
-        return HubError(f"{what}: {hub.endpoint} does not answer as a Hub does ({said}). Is the address right?")
-    return HubError(f"{what}: {hub.endpoint} could not be reached, or broke off ({said}). Check the network.{hint}")
+        return HubError(f"{what}: {hub} does not answer as a Hub does ({said}). Is the address right?")
+    return HubError(f"{what}: {hub} could not be reached, or broke off ({said}). Check the network.{hint}")
 
 
 def _refused(exc: HfHubHTTPError, hub: Hub, what: str, hint: str) -> RrmError:
     """The Hub answered, but not with what was asked."""
     if isinstance(exc, GatedRepoError):
-        return HubError(f"{what} is gated: accept its conditions at {hub.endpoint}. {_which_token(hub)}")
+        return HubError(f"{what} is gated: accept its conditions at {hub}. {_which_token(hub)}")
     if isinstance(exc, RevisionNotFoundError):
-        return RefError(f"{what}: {hub.endpoint} has the repository, but not that revision")
+        return RefError(f"{what}: {hub} has the repository, but not that revision")
     if isinstance(exc, RepositoryNotFoundError):
-        return RefError(f"{what}: {hub.endpoint} has no such repository, or your token may not see it.{hint}")
+        return RefError(f"{what}: {hub} has no such repository, or your token may not see it.{hint}")
     status = exc.response.status_code
     said = f"{status} {exc.server_message or exc.response.reason_phrase}".strip()
     if status == 401:
-        return HubError(f"{what}: {hub.endpoint} wants a valid token ({said}). {_which_token(hub)}")
+        return HubError(f"{what}: {hub} wants a valid token ({said}). {_which_token(hub)}")
     if status == 403:
-        return HubError(f"{what}: your token may not do that at {hub.endpoint} ({said}). {_which_token(hub)}")
+        return HubError(f"{what}: your token may not do that at {hub} ({said}). {_which_token(hub)}")
     if status == 412:
         return MovedError(
             f"{what}: somebody else pushed meanwhile, and nothing was overwritten. Look at theirs, push again"
         )
     if status == 429 or status >= 500:
-        return HubError(f"{what}: {hub.endpoint} is down or overloaded ({said}). Try again later.{hint}")
-    return HubError(f"{what}: {hub.endpoint} refused ({said})")
+        return HubError(f"{what}: {hub} is down or overloaded ({said}). Try again later.{hint}")
+    return HubError(f"{what}: {hub} refused ({said})")
 
 
 def _which_token(hub: Hub) -> str:

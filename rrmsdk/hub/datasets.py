@@ -23,6 +23,7 @@ from rrmsdk.hub.client import (
     repository,
     revision_name,
     whole,
+    within_limit,
 )
 from rrmsdk.schema.cause import DataSeen
 
@@ -51,7 +52,7 @@ def dataset_files(
         RefError: no such repository or revision.
         DataError: the repository has no parquet files of both splits.
         HubError: the Hub cannot be reached or refused.
-        IntegrityError: a file is not what the Hub says it is.
+        IntegrityError: a file is not what the Hub says it is, or they are too large.
     """
     hub, spelt = door(endpoint, token, cache), f"data set {repository(repo)}"
     wanted = revision_name(revision)
@@ -65,12 +66,13 @@ def dataset_files(
     with in_our_words(hub, spelt):
         commit = look(hub, repo, wanted, kind="dataset")
         chosen = choose(commit.files, repo)
+        within_limit(commit.size(name for names in chosen.values() for name in names), spelt)
         found = {
             split: [download(hub, repo, name, commit.oid, kind="dataset") for name in names]
             for split, names in chosen.items()
         }
     for path in (path for paths in found.values() for path in paths if not whole(path)):
-        raise IntegrityError(f"{spelt} at commit {commit.oid}: {path} is not what {hub.endpoint} says it is")
+        raise IntegrityError(f"{spelt} at commit {commit.oid}: {path} is not what {hub} says it is")
     remember(_snapshot(found, chosen), wanted)
     return found
 

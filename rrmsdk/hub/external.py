@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rrmsdk import files
 from rrmsdk.errors import IntegrityError, RefError
-from rrmsdk.hub.client import Hub, download, in_our_words, look, within_limit
+from rrmsdk.hub.client import Hub, download, in_our_words, is_commit, look, within_limit
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.card import Origin
@@ -64,10 +64,10 @@ def pull(hub: Hub, entry: External, trust: str | None = None) -> Pulled:
     if trust is not None and not re.fullmatch("[0-9a-f]{7,40}", trust):
         raise RefError(f"'{trust}' is no commit to vouch for: type 7 to 40 of its digits (0-9, a-f)")
     with in_our_words(hub, f"{spelt} ({source.repo})"):
-        # A hash says everything; without one, the commit has to be the one that was vouched for.
-        commit = look(hub, source.repo, trust if trust and len(trust) == 40 else None)
-        wanted = source.commit if trust is None else trust
-        if source.sha256 is None and not commit.oid.startswith(wanted or ""):
+        wanted = trust or source.commit or ""
+        # Where the whole commit is known, as it was then: its owner may have gone on since.
+        commit = look(hub, source.repo, wanted if is_commit(wanted) else None)
+        if source.sha256 is None and not commit.oid.startswith(wanted):
             raise IntegrityError(
                 f"{spelt}: {source.repo} is at commit {commit.oid}, not at {wanted}. Look at what changed, then give "
                 "the whole commit: --trust COMMIT"

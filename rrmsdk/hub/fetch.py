@@ -11,6 +11,7 @@ from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from rrmsdk.errors import HubError, IntegrityError, RefError, did_you_mean
 from rrmsdk.hub import external, index
 from rrmsdk.hub.client import (
+    LARGEST_CARD,
     Commit,
     Hub,
     door,
@@ -30,8 +31,6 @@ from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, EPOCHS, README, SIGNATURE, 
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.entry import External, Ours
 from rrmsdk.schema.ref import Ref, split_epoch
-
-LARGEST_CARD = 1e6  # bytes; ours have 2 to 20 kB
 
 
 @dataclass(frozen=True)
@@ -235,6 +234,6 @@ def _promised(card: Card, wanted: _Wanted, commit: Commit) -> dict[str, str | No
         raise IntegrityError(f"{wanted.spelt}: its card names {strange}, which no bundle has. Is this rrmsdk too old?")
     if missing := sorted(set(card.files) - set(commit.files)):
         raise IntegrityError(f"{wanted.spelt}: its card names {missing}, which the repository does not hold")
-    sizes = [commit.files[name] or 0 for name in card.files]
-    within_limit(sum(sizes), wanted.spelt)
-    return {**card.files, **{name: None for name in (README, SIGNATURE) if name in commit.files}}
+    promised = {**card.files, **{name: None for name in (README, SIGNATURE) if name in commit.files}}
+    within_limit(commit.size(promised), wanted.spelt)
+    return promised

@@ -76,7 +76,7 @@ class Following:
             about = get_hf_file_metadata(url, token=self.hub.token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         commit = about.commit_hash
         if commit is None or not is_commit(commit):
-            raise HubError(f"{self}: {self.hub.endpoint} does not answer as a Hub does: it names no commit")
+            raise HubError(f"{self}: {self.hub} does not answer as a Hub does: it names no commit")
         return (Found(commit[:LETTERS], commit),)
 
     def bring(self, found: Found) -> None:

@@ -12,7 +12,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from rrmsdk.errors import DataError, FieldError
 from rrmsdk.hub import external, index
-from rrmsdk.hub.client import MAIN, Hub, door, download, in_our_words, look
+from rrmsdk.hub.client import LARGEST_CARD, MAIN, Hub, door, download, in_our_words, look
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD
 from rrmsdk.schema.card import Card, Score
@@ -143,12 +143,12 @@ def _on_the_hub(hub: Hub) -> Iterator[Listed]:
     with in_our_words(hub, f"the models of '{org}'"):
         for repo in _repositories(hub, org):
             commit = look(hub, repo)
-            if CARD not in commit.files:
+            if CARD not in commit.files or commit.size([CARD]) > LARGEST_CARD:
                 continue
             card = _card(download(hub, repo, CARD, commit.oid))
             if card is None:
                 continue
-            size = sum(commit.files.get(name) or 0 for name in (CARD, *card.files))
+            size = commit.size((CARD, *card.files))
             yield _listed(card, ref=f"hub:{repo}", size=size, source="hub", revision=commit.oid)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,10 +12,10 @@ from functools import partial
 from typing import TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import get_session, httpx
+from huggingface_hub.utils import httpx
 
 from rrmsdk.errors import HubError, IntegrityError, MovedError
-from rrmsdk.hub.client import chain
+from rrmsdk.hub.client import chain, limited
 from rrmsdk.hub.fetch import Fetched, fetch
 from rrmsdk.schema.ref import Ref
 
@@ -51,7 +50,7 @@ def patiently(patience: Patience, ask: Callable[[], T]) -> T:
     begun, wait, times = time.monotonic(), patience.first, 0
     while True:
         try:
-            with _limited(patience.silence):
+            with limited(patience.silence):
                 return ask()
         except HubError as exc:
             times += 1
@@ -78,17 +77,6 @@ def fetched(ref: Ref, patience: Patience = DEFAULT, **settings: object) -> Fetch
         except IntegrityError:
             settings["refresh"] = True
     return patiently(patience, partial(fetch, ref, **settings))
-
-
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """The client waits for ever for an answer, unless its session is told otherwise."""
-    session = get_session()
-    before, session.timeout = session.timeout, httpx.Timeout(seconds)
-    try:
-        yield
-    finally:
-        session.timeout = before
 
 
 def _passing(exc: HubError) -> bool:

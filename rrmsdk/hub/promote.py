@@ -23,7 +23,7 @@ from rrmsdk.hub.push import push
 from rrmsdk.schema.bundle import Bundle
 
 TAG = "champion"
-TRAILER = "Rrmsdk-Digest"
+TRAILER, MARKS = "Rrmsdk-Digest", "Rrmsdk-Marks"
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Champion:
     """A commit that is or was the champion: the `number`th to become it.
 
     digest: what `promote` was told of it; None: it was pushed in another way.
+    marks: the commit of the champion whose model this is, where only what is said of it is new.
     """
 
     number: int
     commit: str
     digest: str | None
+    marks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def promote(
     *,
     private: bool = False,
     message: str | None = None,
+    marks: str | None = None,
     endpoint: str | None = None,
     token: str | None = None,
     patience: Patience = DEFAULT,
@@ -88,12 +91,14 @@ def promote(
     Args:
         digest: of the challenger; its commit says it.
         seen: the standing that the challenger was compared with.
+        marks: see `Champion`; a rollback passes over both.
 
     Raises:
         MovedError: there is another champion or commit by now; nothing was overwritten. Compare again.
         HubError, RefError, IntegrityError, MismatchError: see `rrmsdk.hub.push`.
     """
     hub, tag = door(endpoint, token), seen.tag
+    says = f"{TRAILER}: {digest}" + (f"\n{MARKS}: {marks}" if marks else "")
     send = partial(push, bundle, repo, private=private, message=message, parent=seen.head)
 
     def once() -> Champion:
@@ -105,9 +110,9 @@ def promote(
             raise MovedError(f"{repo}: the champion is {_said(now.champion)}, no longer {_said(seen.champion)}")
         commit = None if now.head is None else _holding(hub, repo, digest)
         if commit is None:
-            url = send(description=f"{TRAILER}: {digest}", endpoint=endpoint, token=token)
+            url = send(description=says, endpoint=endpoint, token=token)
             commit = url.rpartition("/")[2]
-        return _next(hub, repo, tag, now, commit, digest)
+        return _next(hub, repo, tag, now, commit, digest, marks)
 
     return patiently(patience, once)
 
@@ -141,7 +146,7 @@ def rollback(
             return now.champion
         if now.champion != seen.champion:
             raise MovedError(f"{repo}: the champion is {_said(now.champion)}, no longer {_said(seen.champion)}")
-        return _next(hub, repo, tag, now, back.commit, back.digest)
+        return _next(hub, repo, tag, now, back.commit, back.digest, back.marks)
 
     return patiently(patience, once)
 
@@ -154,8 +159,9 @@ def _standing(hub: Hub, repo: str, tag: str) -> Standing:
             return Standing(tag, None)
         head = next((branch.target_commit for branch in refs.branches if branch.name == MAIN), None)
         named = _numbered(refs, tag)
-        digests = _digests(hub, repo) if named else {}
-    return Standing(tag, head, tuple(Champion(number, oid, digests.get(oid)) for number, oid in sorted(named.items())))
+        said = _said_by_commits(hub, repo) if named else {}
+    champions = (Champion(number, oid, *said.get(oid, (None, None))) for number, oid in sorted(named.items()))
+    return Standing(tag, head, tuple(champions))
 
 
 def _numbered(refs: GitRefs, tag: str) -> dict[int, str]:
@@ -166,23 +172,23 @@ def _numbered(refs: GitRefs, tag: str) -> dict[int, str]:
     return named or dict(enumerate(by_hand))
 
 
-def _digests(hub: Hub, repo: str) -> dict[str, str]:
-    """Commit -> the digest that it says, for all commits of the branch; the newest first."""
-    pattern = re.compile(rf"^{TRAILER}: (\S+)$", re.MULTILINE)
+def _said_by_commits(hub: Hub, repo: str) -> dict[str, tuple[str, str | None]]:
+    """Commit -> the digest that it says, and what it marks, for all commits of the branch; the newest first."""
+    pattern = re.compile(rf"^{TRAILER}: (\S+)(?:\n{MARKS}: (\S+))?$", re.MULTILINE)
     past = hub.api.list_repo_commits(repo, revision=MAIN)
-    return {commit.commit_id: said[1] for commit in past if (said := pattern.search(commit.message or ""))}
+    return {commit.commit_id: (said[1], said[2]) for commit in past if (said := pattern.search(commit.message or ""))}
 
 
 def _holding(hub: Hub, repo: str, digest: str) -> str | None:
     """The commit that says the digest: the answer to it may have been lost."""
     with in_our_words(hub, repo):
         try:
-            return next((oid for oid, said in _digests(hub, repo).items() if said == digest), None)
+            return next((oid for oid, (said, _) in _said_by_commits(hub, repo).items() if said == digest), None)
         except RevisionNotFoundError:  # no commit at all
             return None
 
 
-def _next(hub: Hub, repo: str, tag: str, now: Standing, commit: str, digest: str | None) -> Champion:
+def _next(hub: Hub, repo: str, tag: str, now: Standing, commit: str, digest: str | None, marks: str | None) -> Champion:
     """The next champion, unless somebody else has made one."""
     number = now.champion.number + 1 if now.champion else 1
     with in_our_words(hub, f"{repo}, tag {tag}-{number}"):
@@ -196,7 +202,7 @@ def _next(hub: Hub, repo: str, tag: str, now: Standing, commit: str, digest: str
             if _numbered(hub.api.list_repo_refs(repo), tag).get(number) != commit:  # else our own answer was lost
                 raise MovedError(f"{repo}: somebody else has made {tag}-{number} meanwhile. Compare again") from exc
     _follow(hub, repo, tag)
-    return Champion(number, commit, digest)
+    return Champion(number, commit, digest, marks)
 
 
 def _follow(hub: Hub, repo: str, tag: str) -> None:
@@ -214,10 +220,11 @@ def _follow(hub: Hub, repo: str, tag: str) -> None:
 
 
 def _before(repo: str, seen: Standing) -> Champion:
-    """A rollback undoes what came after the commit that it went back to."""
+    """A rollback undoes what came after the commit that it went back to; one that marks another stands in its place."""
     line: list[Champion] = []
     for one in seen.champions:
-        place = next((number for number, there in enumerate(line) if there.commit == one.commit), len(line))
+        same = (one.commit, one.marks)
+        place = next((number for number, there in enumerate(line) if there.commit in same), len(line))
         line = [*line[:place], one]
     if len(line) < 2:
         raise MismatchError(f"{repo} has no champion before {_said(seen.champion)}")

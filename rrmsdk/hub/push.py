@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,16 +15,18 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import get_token, httpx
 
-from rrmsdk.errors import HubError, IntegrityError, MismatchError, MovedError
+from rrmsdk.errors import HubError, IntegrityError, MismatchError, MovedError, RefError
 from rrmsdk.hub.client import MAIN, Commit, Hub, door, in_our_words, look, repository, revision_name
 from rrmsdk.hub.readme import render
 from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema import value
 from rrmsdk.schema.bundle import BUNDLE_FILES, CARD, PREPROCESSOR, README, REPORT, SIGNATURE, WEIGHTS, Bundle
 from rrmsdk.schema.card import Card
 from rrmsdk.schema.entry import UNKNOWN
 
 PUBLIC = "https://huggingface.co"
+_TAG = r"[A-Za-z0-9][\w.-]*"  # as a reference can spell it, and git can name it
 
 
 def push(
@@ -57,18 +60,20 @@ def push(
         IntegrityError: a file is not the one the card names, or the one that was signed; or the report is about other
             weights. Nothing was sent.
         MismatchError: nobody knows the licence of the weights.
-        RefError: `repo` cannot name a repository.
+        RefError: `repo` cannot name a repository, or `tag` a tag.
         HubError: no token, not reachable, refused.
         MovedError: somebody else pushed meanwhile, or `parent` is not the newest commit.
     """
     repository(repo)
     branch = revision_name(revision)
+    if tag is not None and not re.fullmatch(_TAG, tag):
+        raise RefError(f"'{tag}' cannot be a tag: letters, digits, '.', '_' and '-', a letter or digit first")
     bundle = bundles.read(bundle.path)
     _fit_to_push(bundle)
     signed = _signed(bundle)
     hub = door(endpoint, token)
     if hub.token is None and get_token() is None:
-        raise HubError(f"pushing to {hub.endpoint} needs a token: type `hf auth login`, or give token=")
+        raise HubError(f"pushing to {hub} needs a token: type `hf auth login`, or give token=")
     page = _page(bundle, repo)
     said = message or f"{bundle.card.name}: {bundle.card.model.arch}, {bundle.card.threat}"
     with in_our_words(hub, f"push to {repo}"), _no_advice(), ExitStack() as opened:
@@ -138,9 +143,18 @@ def _operations(
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     names = [CARD, *sorted(bundle.card.files), *([SIGNATURE] if signed else [])]
     adds = [CommitOperationAdd(name, _content(bundle.path / name, hub, opened)) for name in names]
+    _as_read(bundle, adds)
     stale = [name for name in (*BUNDLE_FILES, SIGNATURE) if name in parent.files and name not in names]
     made = [CommitOperationAdd(README, page), CommitOperationAdd(PREPROCESSOR, preprocessor(bundle.card))]
     return [*adds, *made, *(CommitOperationDelete(name) for name in stale)]
+
+
+def _as_read(bundle: Bundle, adds: list[CommitOperationAdd]) -> None:
+    """What is sent is what was read before: others may update the bundle while the Hub is asked."""
+    card = value.read(Card, bundle.path / CARD)
+    found = {add.path_in_repo: add.upload_info.sha256.hex() for add in adds}
+    if card != bundle.card or any(found[name] != promised for name, promised in card.files.items()):
+        raise IntegrityError(f"{bundle.path} was changed while it was being pushed. Nothing was sent; push again")
 
 
 def _signed(bundle: Bundle) -> bool:

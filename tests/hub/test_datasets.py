@@ -72,6 +72,15 @@ def test_a_file_changed_on_the_way_is_refused(cifar: HubServer, cache: Path) -> 
         dataset_files(REPO, endpoint=cifar.endpoint, cache=cache)
 
 
+def test_what_is_larger_than_the_limit_is_not_downloaded(
+    cifar: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RRMSDK_MAX_GB", "0.00000001")
+    with pytest.raises(IntegrityError, match=rf"data set {REPO} has .* GB, more than 1e-08"):
+        dataset_files(REPO, endpoint=cifar.endpoint, cache=cache)
+    assert cifar.asked("/resolve/") == 0
+
+
 def test_a_damaged_copy_is_pulled_again(cifar: HubServer, cache: Path) -> None:
     path = dataset_files(REPO, endpoint=cifar.endpoint, cache=cache)["train"][0]
     path.resolve().write_bytes(b"PAR1 TRAIN PAR1")

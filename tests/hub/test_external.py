@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import socket
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import get_session
 
 from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError, RrmError
 from rrmsdk.hub import door, external, fetch, index, push
+from rrmsdk.hub.client import download, limited
 from rrmsdk.schema.bundle import CARD, WEIGHTS
 from rrmsdk.schema.entry import External, Ours
 from rrmsdk.schema.ref import Ref
@@ -110,6 +117,13 @@ def test_a_repository_that_went_on_since_is_refused_with_both_commits(hub: HubSe
         pull(hub, cache, entry(zoo), trust=old.oid[:7])
 
 
+def test_what_a_whole_commit_pins_is_pulled_though_its_owner_went_on(hub: HubServer, zoo: Path, cache: Path) -> None:
+    commit = hub.put("acme/theirs", {"nets/net.bin": BYTES}).oid
+    hub.put("acme/theirs", {"nets/net.bin": b"the next version"})
+    found = entry(zoo, f'commit = "{commit}"\nsha256 = "{DIGEST}"\nsize = {len(BYTES)}\n')
+    assert pull(hub, cache, found).origin.commit == commit
+
+
 def test_a_file_that_is_not_there_is_named(hub: HubServer, zoo: Path, cache: Path) -> None:
     hub.put("acme/theirs", {"other.bin": BYTES})
     with pytest.raises(RefError, match=r"holds no nets/net\.bin"):
@@ -185,6 +199,39 @@ def repr_toml(text: str) -> str:
     return tomli_w.dumps({"x": text}).removeprefix("x = ").strip()
 
 
+@contextmanager
+def opened_when_refused(hub: HubServer) -> Iterator[str]:
+    """An address of `hub` that refuses connections until the client's log says that one was refused."""
+    door, log = socket.socket(), logging.getLogger("huggingface_hub.utils._http")
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    door.bind(("127.0.0.1", 0))  # bound and not listening: refused
+
+    def relay() -> None:
+        while True:
+            try:
+                near, _ = door.accept()
+            except OSError:  # closed
+                return
+            with near, socket.create_connection(("127.0.0.1", hub.server_port)) as far:
+                far.sendall(near.recv(1 << 16).replace(b"keep-alive", b"close"))
+                while said := far.recv(1 << 16):
+                    near.sendall(said)
+
+    def opening(record: logging.LogRecord) -> bool:
+        if "refused" in record.getMessage() and not thread.is_alive():
+            door.listen()
+            thread.start()
+        return False
+
+    thread = threading.Thread(target=relay, daemon=True)
+    log.addFilter(opening)
+    try:
+        yield f"http://127.0.0.1:{door.getsockname()[1]}"
+    finally:
+        log.removeFilter(opening)
+        door.close()
+
+
 class TestHostileHub:
     """What a Hub answers becomes names of files in the cache; none may leave it."""
 
@@ -197,6 +244,25 @@ class TestHostileHub:
         with pytest.raises((IntegrityError, HubError)):
             fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
         assert not list(tmp_path.rglob("*escaped*"))
+
+    def test_a_refused_connection_lets_no_etag_through(
+        self, hub: HubServer, cache: Path, contents, tmp_path: Path
+    ) -> None:
+        """The client goes on with a new session then."""
+        commit = hub.put("acme/tiny", contents).oid
+        hub.etag = "../../../escaped"
+        with opened_when_refused(hub) as endpoint, pytest.raises(IntegrityError, match="which names no file"):
+            download(door(endpoint, None, cache), "acme/tiny", CARD, commit)
+        assert not list(tmp_path.rglob("*escaped*"))
+
+    def test_after_a_refused_connection_an_answer_is_waited_for_no_longer_than_before(
+        self, hub: HubServer, cache: Path, contents
+    ) -> None:
+        commit = hub.put("acme/tiny", contents).oid
+        with opened_when_refused(hub) as endpoint, limited(7.0):
+            download(door(endpoint, None, cache), "acme/tiny", CARD, commit)
+            assert get_session().timeout.read == 7.0
+        assert get_session().timeout.read != 7.0
 
     @pytest.mark.parametrize(
         "name", ["../evil", "a/../../evil", "/evil", "C:\\evil", "CARD.JSON", "con", "nul.json", "Model.safetensors"]
@@ -239,3 +305,13 @@ class TestHostileHub:
             told.append("".join(traceback.format_exception(caught.value)))
         assert all(authorization == f"Bearer {secret}" for _, _, authorization in hub.requests)
         assert not [text for text in told if secret in text]
+
+    @pytest.mark.parametrize("name", ["README.md", "model.sig"])
+    def test_what_a_card_does_not_name_counts_against_the_limit_too(
+        self, hub: HubServer, cache: Path, contents, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setenv("RRMSDK_MAX_GB", "0.01")
+        hub.put("acme/tiny", {**contents, name: b"x" * 10_000_001})
+        with pytest.raises(IntegrityError, match=r"hub:acme/tiny has 0\.01 GB, more than 0\.01"):
+            fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+        assert hub.asked(f"/{name}") == 0

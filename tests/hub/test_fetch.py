@@ -17,7 +17,7 @@ from rrmsdk.schema import bundle
 from rrmsdk.schema.bundle import CARD, CONFIG, README, REPORT, WEIGHTS
 from rrmsdk.schema.ref import Ref
 from tests.bundles import make_bundle
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, Trouble
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 
@@ -308,8 +308,14 @@ class TestTroubles:
             pull("hub:digits-cnn", NOWHERE, cache, zoo=zoo)
         assert time.monotonic() - started < 10  # the client's own retries take 23 s
 
-    def test_a_page_that_is_no_hub_is_recognised(self, hub: HubServer, cache: Path) -> None:
-        hub.trouble = lambda method, path: "html"
+    def test_a_password_in_the_address_is_not_shown(self, cache: Path) -> None:
+        with pytest.raises(HubError, match=r"http://127\.0\.0\.1:9 could not be reached") as caught:
+            fetch(Ref.parse("hub:acme/tiny"), endpoint="http://me:s3cret@127.0.0.1:9", cache=cache)
+        assert "s3cret" not in str(caught.value)
+
+    @pytest.mark.parametrize("page", ["html", "list"])
+    def test_a_page_that_is_no_hub_is_recognised(self, hub: HubServer, cache: Path, page: Trouble) -> None:
+        hub.trouble = lambda method, path: page
         with pytest.raises(HubError, match="does not answer as a Hub does"):
             pull("hub:acme/tiny", hub, cache)
 

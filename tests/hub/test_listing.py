@@ -66,6 +66,12 @@ def test_a_hub_model_that_lies_in_the_cache_is_listed_once(
     assert listed.source == "cache"
 
 
+def test_a_card_that_is_too_large_is_not_downloaded_for_a_list(hub: HubServer, zoo: Path, cache: Path, org) -> None:
+    hub.put("acme/huge", {"README.md": b"---\ntags: [rrmsdk]\n---\n", "card.json": b" " * 1_000_001})
+    assert not [one for one in listing(online=True, endpoint=hub.endpoint, cache=cache, zoo=zoo) if one.source == "hub"]
+    assert hub.asked("/resolve/") == 0
+
+
 def test_a_hub_that_is_not_there_is_said(zoo: Path, cache: Path, org) -> None:
     with pytest.raises(HubError, match=r"the models of 'acme': .* could not be reached"):
         listing(online=True, endpoint="http://127.0.0.1:9", zoo=zoo, cache=cache)

@@ -119,6 +119,30 @@ def test_a_bundle_whose_files_changed_is_not_sent(hub: HubServer, made: Bundle) 
     assert hub.requests == []
 
 
+@pytest.mark.parametrize("tag", ["../x", "x~1", "a b", "v1+cu126", "", "-v"])
+def test_a_tag_that_nothing_could_be_pulled_by_is_refused_before_the_commit(
+    hub: HubServer, made: Bundle, tag: str
+) -> None:
+    with pytest.raises(RefError, match="cannot be a tag"):
+        push_to(hub, made, tag=tag)
+    assert hub.requests == []
+
+
+def test_a_bundle_that_is_updated_meanwhile_is_not_sent_in_half(hub: HubServer, made: Bundle) -> None:
+    staged = made.path / ".curve.json"
+    staged.write_text("{}")
+
+    def updated(method: str, path: str) -> None:
+        if staged.exists():
+            bundles.update(made, {"curve.json": staged})
+
+    hub.put("acme/tiny", {"README.md": b"before"})
+    hub.trouble = updated
+    with pytest.raises(IntegrityError, match="was changed while it was being pushed"):
+        push(made, "acme/tiny", endpoint=hub.endpoint, token=hub.token)
+    assert len(hub.repos["models/acme/tiny"].commits) == 1
+
+
 def test_somebody_elses_push_is_not_overwritten(hub: HubServer, made: Bundle) -> None:
     push_to(hub, make_bundle(made.path.parent / "older", seed=3))
     hub.before_commit = lambda: hub.put(REPO, {"theirs": b"1"}) and None

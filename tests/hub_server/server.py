@@ -157,4 +157,6 @@ def _in_place_of_an_answer(trouble: Trouble | None) -> Answer | None:
         trouble = Refuse(trouble)
     if isinstance(trouble, Refuse):
         return Refused(trouble.status, f"trouble {trouble.status}", **trouble.headers).answer
+    if trouble == "list":
+        return Answer(b'["in maintenance"]')
     return Answer(b"<html>please log in to the wireless network</html>") if trouble == "html" else None

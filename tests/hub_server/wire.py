@@ -36,8 +36,8 @@ class Trickle:
 
 # A status; or a connection that is cut in the middle of the body (politely or with a reset), before the request was
 # acted on ("unheard"), or after it was acted on and before the answer ("lost"); or no answer at all; or somebody
-# else's page.
-Trouble = int | Literal["cut", "reset", "stall", "html", "unheard", "lost"] | Refuse | Cut | Trickle
+# else's page, or somebody else's JSON.
+Trouble = int | Literal["cut", "reset", "stall", "html", "list", "unheard", "lost"] | Refuse | Cut | Trickle
 
 
 @dataclass(frozen=True)
