@@ -182,8 +182,12 @@ async def predict(request: Request) -> Response:
     if request.headers.get("content-type", "").startswith("multipart/"):
         raise Refused(415, "send the file itself, not a form: curl --data-binary @image.png", unread=True)
     encoded = await body.read(request.receive, request.headers, service.bodies, LARGEST_FILE, service.limits.timeout)
-    async with service.decoding:
-        pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
+    with service.bodies.keeping(len(encoded)):
+        await service.turn()
+        try:
+            pixels, size = await asyncio.to_thread(images.pixels, encoded, served.session.input_shape)
+        finally:
+            service.decoding.release()
     served = service.choose(service.name, None, request.scope["request_id"])
     answer = await service.infer(served, served.session.from_bytes(pixels), request.receive, None)
     request.scope["answer"] = served.version, answer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,21 @@ class Left(Exception):
 
 @dataclass
 class Bodies:
-    """Bytes of all bodies that are here in part: many clients that send slowly are not to fill the memory."""
+    """Bytes of all bodies that are here in part, or wait: many clients that send slowly are not to fill the memory."""
 
     most: int
     held: int = 0
+
+    @contextmanager
+    def keeping(self, size: int) -> Iterator[None]:
+        """One that is whole and has to wait. Raises Refused (503)."""
+        self.held += size
+        try:
+            if self.held > self.most:
+                raise Refused(503, "this server is overloaded with bodies", retry_after=1)
+            yield
+        finally:
+            self.held -= size
 
 
 async def read(receive: Receive, headers: Mapping[str, str], bodies: Bodies, most: int, seconds: float) -> bytes:

@@ -58,7 +58,7 @@ def _complaint(content: bytes, foreign: bool) -> str:
     messages, opset, graphs = [("model", memoryview(content))], 0, 0
     while messages:  # a list and no recursion: a file may nest graphs deeper than Python's stack
         kind, blob = messages.pop()
-        fields = list(_fields(blob))
+        fields = list(wire_fields(blob))
         graphs += kind == "graph"
         if kind == "training":
             return "holds a training graph; only inference graphs are served"
@@ -81,7 +81,7 @@ def _complaint(content: bytes, foreign: bool) -> str:
     return "" if opset >= oldest else f"has opset {opset}; the oldest that is read is {oldest}"
 
 
-def _fields(blob: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def wire_fields(blob: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Field numbers and values of one protobuf message."""
     at = 0
     while at < len(blob):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rrmsdk import files
-from rrmsdk.errors import IntegrityError
+from rrmsdk.errors import IntegrityError, MismatchError
 from rrmsdk.runtime.session import Session
 
 # Of the largest |logit|, by what the graph computes in: fp32 on any hardware, 10 bits of mantissa, 8 bits in all.
@@ -58,8 +58,13 @@ def reproduce(golden: Golden, session: Session, most: int) -> int:
 
     Raises:
         IntegrityError: they are off by more than `TOLERANCE` of its precision.
-        MismatchError: the images are of another shape than the session's.
+        MismatchError: the images or the logits are of another shape than the session's.
     """
+    if golden.pixels.shape[1:] != session.input_shape or golden.logits.shape != (len(golden.pixels), session.classes):
+        raise MismatchError(
+            f"{session.path} maps images {list(session.input_shape)} to {session.classes} logits, the golden ones are "
+            f"{list(golden.pixels.shape)} and {list(golden.logits.shape)}. Export the bundle again"
+        )
     pixels = session.from_bytes(np.ascontiguousarray(golden.pixels.transpose(0, 2, 3, 1)))
     parts = (pixels[at : at + most] for at in range(0, len(pixels), most))
     gap = float(np.abs(np.concatenate([session.predict(part) for part in parts]) - golden.logits).max())

@@ -128,7 +128,7 @@ async def load(request: Request) -> Response:
 async def rollback(request: Request) -> Response:
     service = administered_by(request)
     parameters = await parameters_of(request)
-    return as_json(await swapped(service, service.store.roll_back(_pin(parameters))))
+    return as_json(await swapped(service, service.store.roll_back(_pin(parameters), version_in(parameters))))
 
 
 async def unload(request: Request) -> Response:

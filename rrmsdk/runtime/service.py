@@ -155,6 +155,14 @@ class Service:
             return self.limits.body
         return min(LARGEST_BODY, SMALL + NUMBER * self.limits.batch * prod(served.session.input_shape))
 
+    async def turn(self) -> None:
+        """Until an image may be decoded; then `decoding` is to be released. Raises Refused (504)."""
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                await self.decoding.acquire()
+        except TimeoutError:
+            raise Refused(504, f"no turn to decode within {self.limits.timeout:g} s", retry_after=1) from None
+
     async def infer(self, served: Served, pixels: np.ndarray, receive: Receive, timeout: float | None) -> Answer:
         """Logits of checked pixels, counted.
 

@@ -147,12 +147,25 @@ class Store:
             raise Refused(409, f"there is no {role}")
         self.beside = {other: served for other, served in self.beside.items() if other != role}
 
-    async def roll_back(self, pin: bool | None) -> Served:
-        """Let the version answer that did before. Raises Refused (409): none did, or one is pinned."""
+    async def roll_back(self, pin: bool | None, version: str | None = None) -> Served:
+        """Let the version answer that did before.
+
+        Args:
+            version: which one that has to be; None: whichever it is.
+
+        Raises:
+            Refused: 409, none did, it is another than `version`, one is pinned, or a load that was under way has just
+                let another version answer, so that this would go back to the one that was to be left.
+        """
+        asked = self.loaded[:1]
         async with self._alone:
+            if self.loaded[:1] != asked:
+                raise self._stays("another version answers by now: ask again")
             if len(self.loaded) < 2:
                 raise Refused(409, "there is no version to go back to")
             before = self.loaded[1]
+            if version not in (None, before.version):
+                raise self._stays(f"a roll-back goes to version {before.version}; load {version} instead")
             self._may_change(before.version, pin)
             self._keep_pin(before.version, pin)
             self._let_answer(before)

@@ -17,6 +17,7 @@ from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.session import Session
 from rrmsdk.runtime.tensors import Asked, BadPixels, Tensor, shown
 
+AROUND = 1_000  # lists, objects, texts and numbers of a request beside those that its images are
 LENGTH = "Inference-Header-Content-Length"  # bytes of the JSON, where tensors follow it as bytes
 
 
@@ -35,7 +36,7 @@ def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
         Refused: 400, whatever else is wrong.
     """
     split = _split(body, length)
-    asked = _json(body[:split])
+    asked = _json(body[:split], most * _lists(session), most * prod(session.input_shape))
     given = _tensor(asked)
     datatype = tensors.checked_type(given.get("name"), given.get("datatype"), session)
     shape = tensors.checked_shape(given.get("shape"), datatype, session, most)
@@ -74,7 +75,17 @@ def _split(body: bytes, length: str | None) -> int:
     return int(length)
 
 
-def _json(text: bytes) -> dict[str, Any]:
+def _lists(session: Session) -> int:
+    """That one image may be nested in."""
+    channels, height, width = session.input_shape
+    return 1 + max(channels + channels * height, height + height * width)
+
+
+def _json(text: bytes, lists: int, numbers: int) -> dict[str, Any]:
+    # An object of nothing is 3 bytes here and 72 in memory; millions of them hold up everybody else for seconds.
+    parts = text.count(b"[") + text.count(b"{") + text.count(b'"')
+    if parts > lists + AROUND or text.count(b",") > numbers + AROUND:
+        raise Refused(400, "the request holds more lists, objects, texts or numbers than a full batch is made of")
     try:
         asked = orjson.loads(text)  # nests at most 1024 deep, and refuses NaN
     except orjson.JSONDecodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -209,6 +210,19 @@ def test_what_is_no_image_is_400(service: Service) -> None:
 
 def test_a_file_that_is_too_large_is_413(service: Service) -> None:
     assert predicted(service, b"\0" * (9 << 20))[0] == 413
+
+
+def test_an_image_whose_turn_to_be_decoded_does_not_come_is_504(service: Service) -> None:
+    hasty = replace(service, limits=replace(service.limits, timeout=0.3))
+    hasty.decoding = asyncio.Semaphore(0)  # others are being decoded
+    code, told = predicted(hasty, png(np.zeros((8, 8), np.uint8)))
+    assert (code, told) == (504, {"error": "no turn to decode within 0.3 s"})
+
+
+def test_images_that_wait_for_their_turn_do_not_fill_the_memory(service: Service) -> None:
+    service.bodies.held = service.bodies.most - 10_000
+    image = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    assert predicted(service, png(image))[0] == 503
 
 
 def test_the_page_runs_its_own_script_alone_and_loads_nothing(service: Service) -> None:

@@ -52,6 +52,17 @@ def test_one_that_is_off_is_refused_with_what_it_is_off_by_and_what_is_allowed(t
     ) in str(caught.value)
 
 
+@pytest.mark.parametrize(("pixels", "logits"), [((4, 8, 8), (4, 10)), ((4, 1, 8, 8), (4, 7)), ((4, 1, 8, 8), (4, 1))])
+def test_golden_answers_of_another_shape_are_refused(
+    tmp_path: Path, pixels: tuple[int, ...], logits: tuple[int, ...]
+) -> None:
+    bundle = make_served(tmp_path / "b")
+    known = golden.Golden(np.zeros(pixels, np.uint8), np.zeros(logits, np.float32), bundle.card.files[WEIGHTS])
+    golden.write(known, bundle.path / GOLDEN)
+    with pytest.raises(MismatchError, match="Export the bundle again"):
+        opened(bundles.seal(bundle.path, bundle.card))
+
+
 @pytest.mark.parametrize(("precision", "passes"), [("fp32", False), ("fp16", True), ("int8", True)])
 def test_what_is_allowed_depends_on_the_precision(tmp_path: Path, precision: str, passes: bool) -> None:
     bundle = of_precision(with_reference(make_served(tmp_path / "b"), off=0.02), precision)

@@ -75,6 +75,14 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(size: tuple[int, in
     assert refused(huge(*size)) == (413, "the image has more than 16000000 pixels: make it smaller first")
 
 
+def test_a_jpeg_of_very_many_scans_is_refused_before_they_are_decoded() -> None:
+    file = encoded(noise(64, 64), "JPEG", progressive=True)
+    assert images.pixels(file, (1, 8, 8))[1] == (64, 64)
+    begun = file.rindex(b"\xff\xda")
+    again = file[:begun] + 100 * file[begun:-2] + file[-2:]
+    assert refused(again, (1, 8, 8)) == (413, "the image has more than 100 scans: save it anew")
+
+
 @pytest.mark.parametrize("file", [b"", b"hello", b"GIF89a" + b"\0" * 50, b"<svg/>"])
 def test_what_is_no_image_is_refused(file: bytes) -> None:
     assert refused(file) == (400, "that is no PNG and no JPEG image")
@@ -84,6 +92,15 @@ def test_what_is_no_image_is_refused(file: bytes) -> None:
 def test_half_an_image_is_refused(kind: str) -> None:
     file = encoded(noise(64, 64, 3), kind)
     assert refused(file[: len(file) // 2]) == (400, "the image is cut off or damaged")
+
+
+@pytest.mark.parametrize("kind", [0, 26])
+def test_a_tag_of_another_kind_than_it_has_to_be_is_refused(kind: int) -> None:
+    turned = Image.Exif()
+    turned[0x0112], turned[0x010E] = 6, "a text"
+    file = bytearray(encoded(noise(16, 16, 3), "JPEG", exif=turned))
+    file[file.index(b"Exif") + 17] = kind  # the first entry's tag: another takes its place
+    assert refused(bytes(file)) == (400, "the image is cut off or damaged")
 
 
 def test_sixteen_bits_a_channel_are_refused() -> None:

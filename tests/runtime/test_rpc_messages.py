@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from google.protobuf import descriptor
 from tritonclient.grpc import (
     service_pb2,
 )  # fmt: skip
 
 from rrmsdk.runtime import messages
+from rrmsdk.runtime.refused import Refused
 
 
 def test_every_message_is_that_of_the_protocol_as_nvidias_client_knows_it() -> None:
@@ -53,3 +55,11 @@ def test_the_committed_descriptors_are_those_of_the_proto_file() -> None:
     fields |= {f"{value.name} = {value.number}" for one in file.enum_types_by_name.values() for value in one.values}
     written |= set(re.findall(r"^ +(TYPE_\w+ = \d+);", text, flags=re.M))
     assert {one for one in fields if one not in ("key = 1", "value = 2")} == written
+
+
+@pytest.mark.parametrize("field", [b"\x22\x00", b"\x2a\x00", b"\x32\x00", b"\x3a\x00"])
+def test_a_request_of_very_many_fields_is_refused_before_they_are_made(field: bytes) -> None:
+    inside = b"\x2a" + bytes([0x86, 0x8D, 0x06]) + 50_000 * b"\x22\x00" + b"\x22\x04\x0a\x02ab"  # of one input
+    for content in (100_000 * field, inside):
+        with pytest.raises(Refused, match="more than 4096 fields"):
+            messages.parsed("inference.ModelInferRequest", content)

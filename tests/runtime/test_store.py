@@ -84,6 +84,28 @@ def test_rolling_back_and_forth(root: Path) -> None:
     assert asyncio.run(store.roll_back(None)).version == "9"
 
 
+def test_a_roll_back_during_a_load_does_not_go_to_the_version_that_it_was_to_leave(root: Path) -> None:
+    store = started(root)
+    load(store, "9")
+
+    async def both() -> Refused:
+        loading = asyncio.create_task(store.load("10", None))
+        await asyncio.sleep(0)
+        with pytest.raises(Refused) as caught:
+            await store.roll_back(None)
+        await loading
+        return caught.value
+
+    assert str(asyncio.run(both())) == "another version answers by now: ask again; version 10 stays"
+
+
+def test_a_roll_back_to_a_version_that_did_not_answer_before_is_refused(root: Path) -> None:
+    store = started(root)
+    load(store, "9")
+    with pytest.raises(Refused, match="a roll-back goes to version 2026-11-24; load 10 instead; version 9 stays"):
+        asyncio.run(store.roll_back(None, "10"))
+
+
 def test_there_is_nothing_to_go_back_to_at_first(root: Path) -> None:
     with pytest.raises(Refused, match="no version to go back to"):
         asyncio.run(started(root).roll_back(None))

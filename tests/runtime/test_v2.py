@@ -15,6 +15,7 @@ from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.runtime.tensors import Asked, BadPixels, answered
 
 TAKES = "this model takes FP32 of shape [B, 2, 4, 4]"
+MANY = "the request holds more lists, objects, texts or numbers than a full batch is made of"
 LABELS = ("a", "b:c", "d")
 BYTES = {"datatype": "UINT8", "shape": [2, 4, 4, 2]}
 
@@ -180,7 +181,7 @@ def test_an_input_that_is_none_is_refused_with_the_reason(session: Session, chan
     [
         (b"{", "the request is no JSON (RFC 8259: NaN and Infinity are none)"),
         (b'{"inputs": [{"data": [NaN]}]}', "the request is no JSON (RFC 8259: NaN and Infinity are none)"),
-        (b"[" * 100_000, "the request is no JSON (RFC 8259: NaN and Infinity are none)"),
+        (b"[" * 100_000, MANY),
         (b"[]", "the request must be a JSON object"),
         ({}, "'inputs' must be a list of one tensor"),
         ({"inputs": [{}, {}]}, "'inputs' must be a list of one tensor"),
@@ -203,6 +204,17 @@ def test_what_nests_deeper_than_python_goes_is_no_error_of_ours(session: Session
     deep = json.loads("[" * 900 + "]" * 900)
     assert refused(session, plain(some_pixels(), name=deep)).startswith("the input is called a list")
     assert refused(session, plain(some_pixels(1), data=deep)).startswith("'data' is nested otherwise")
+
+
+@pytest.mark.parametrize("part", [b"{}", b"[]", b'"ab"', b"[[0]]", b"0"])
+def test_a_request_of_very_many_parts_is_refused_before_they_are_made(session: Session, part: bytes) -> None:
+    assert refused(session, b'{"inputs":[' + b",".join([part] * 100_000) + b"]}") == MANY
+
+
+def test_a_full_batch_may_be_nested_in_either_layout(session: Session) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 2), dtype=np.uint8)
+    assert len(read(session, plain(image, datatype="UINT8", data=image.tolist())).pixels) == 8
+    assert len(read(session, plain(some_pixels(8), data=some_pixels(8).tolist())).pixels) == 8
 
 
 @pytest.mark.parametrize(("size", "cut"), [(256, 1), (255, 0), (10**12, 0), ("256", 0), (True, 0)])
