@@ -106,8 +106,8 @@ class TestKubernetes:
 class TestSlurm:
     """By bash, beside programs that stand where SLURM's scontrol and a run of some exit code would."""
 
-    def begun(self, tmp_path: Path, run: str) -> subprocess.Popen[bytes]:
-        for name, does in (("rrmsdk", run), ("scontrol", f'echo "$@" >> {tmp_path}/asked'), ("sleep", "exit 0")):
+    def begun(self, tmp_path: Path, run: str, sleep: str = "exit 0") -> subprocess.Popen[bytes]:
+        for name, does in (("rrmsdk", run), ("scontrol", f'echo "$@" >> {tmp_path}/asked'), ("sleep", sleep)):
             (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
             (tmp_path / name).chmod(0o755)
         paths = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
@@ -130,6 +130,16 @@ class TestSlurm:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
+        assert self.asked(tmp_path) == "requeue 7\n"
+
+    def test_it_is_queued_again_when_its_time_is_up_while_it_waits(self, tmp_path: Path) -> None:
+        process = self.begun(tmp_path, "exit 76", sleep=f"touch {tmp_path}/waits; exec /bin/sleep 10")
+        while not (tmp_path / "waits").exists():
+            time.sleep(0.01)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+        assert time.monotonic() - begun < 5
         assert self.asked(tmp_path) == "requeue 7\n"
 
     def test_slurm_is_told_to_warn_the_script_and_that_it_may_be_queued_again(self) -> None:

@@ -9,15 +9,20 @@ from typing import Annotated
 import typer
 
 from rrmsdk.cli.app import AsJson, app, print_json
-from rrmsdk.errors import FieldError
-from rrmsdk.retraining.collect import KEEP, Collected, collect, jobs
+from rrmsdk.errors import BusyError, FieldError
+from rrmsdk.retraining.collect import Collected, collect, jobs
 from rrmsdk.retraining.room import entered
 
 
 @app.command()
 def gc(
     job: Annotated[str | None, typer.Argument(help="The name of a job. Default: all jobs.")] = None,
-    keep: Annotated[int, typer.Option(min=1, help="So many of a job's newest promoted runs stay.")] = KEEP,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="So many of a job's newest promoted runs stay. Default: the champion and push.keep before it."
+        ),
+    ] = None,
     pin: Annotated[int | None, typer.Option(metavar="RUN", help="Keep this run of JOB for ever.")] = None,
     unpin: Annotated[int | None, typer.Option(metavar="RUN", help="Do not keep it for ever.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go, and remove nothing.")] = False,
@@ -35,12 +40,19 @@ def gc(
         if run is not None:
             with entered(folders[0]) as room:
                 room.journal.pin(run, why)
-    found = [collect(folder, keep=keep, dry_run=dry_run) for folder in folders]
+    found, busy = [], None
+    for folder in folders:
+        try:
+            found.append(collect(folder, keep=keep, dry_run=dry_run))
+        except BusyError as exc:  # room is made in the others all the same
+            busy = exc
     if as_json:
         print_json({"dry_run": dry_run, "jobs": [asdict(one) for one in found]})
-        return
-    for one in found:
-        print(_said(one, dry_run))
+    else:
+        for one in found:
+            print(_said(one, dry_run))
+    if busy is not None:
+        raise busy
 
 
 def _said(one: Collected, dry_run: bool) -> str:

@@ -36,18 +36,18 @@ def jobs(job: str | None = None, state: Path | None = None) -> tuple[Path, ...]:
     return (found[job],)
 
 
-def collect(folder: Path, *, keep: int = KEEP, dry_run: bool = False) -> Collected:
+def collect(folder: Path, *, keep: int | None = None, dry_run: bool = False) -> Collected:
     """Remove what the runs of a job left, but for those of `kept`. The journal itself stays.
 
     Args:
-        keep: so many of the newest promoted runs stay.
+        keep: so many of the newest promoted runs stay; None: the champion, and `push.keep` of the job before it.
 
     Raises:
         BusyError: the job is running.
         SaveError: something cannot be removed.
     """
     with entered(folder) as room:
-        stay = kept(room.journal, keep)
+        stay = kept(room.journal, _promised(room.journal) if keep is None else keep)
         needed = {digest for run in stay for digest in room.journal.outputs(run.number).values()}
         old = tuple(_left(room, {run.number for run in stay}))
         size = sum(objects.size(path) for _, path in old)
@@ -71,6 +71,12 @@ def kept(journal: Journal, keep: int) -> set[Run]:
         *(run for run in runs if run.pin is not None or run.state in (*UNFINISHED, "suspended")),
         *(run for run in runs if run.number == journal.champion()),
     }
+
+
+def _promised(journal: Journal) -> int:
+    """As the job said when it last promoted: its file may lie elsewhere by now."""
+    told = [event.told["keep"] for event in journal.events(kind="champion") if "keep" in event.told]
+    return told[-1] + 1 if told else KEEP
 
 
 def _left(room: Room, stay: set[int]) -> Iterator[tuple[int, Path]]:

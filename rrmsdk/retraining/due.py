@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 
 from rrmsdk.retraining import slots
 from rrmsdk.schema.cause import Cause, Observed, Past, Window
@@ -50,9 +51,9 @@ def held(job: Job, past: Sequence[Past], now: datetime) -> str | None:
         return None
     if past[-1].state == "running":
         return "A run is unfinished; it goes on before another begins."
-    failures = _failures_in_a_row(past)
-    if failures and (past[-1].state == "suspended" or failures >= job.budget.max_failures):
-        return f"Suspended after {failures} failed runs in a row; `rrmsdk retrain` by hand that ends well lifts it."
+    failed = _failed_in_a_row(past)
+    if "suspended" in failed or len(failed) >= job.budget.max_failures:
+        return f"Suspended after {len(failed)} failed runs in a row; `rrmsdk retrain` by hand that ends well lifts it."
     # A run that began in the future (the clock was set back) does not hold the job until then.
     since, least = now - past[-1].began, timedelta(seconds=job.budget.min_interval)
     if timedelta(0) <= since < least:
@@ -64,12 +65,24 @@ def held(job: Job, past: Sequence[Past], now: datetime) -> str | None:
 
 
 def hours_spent(past: Sequence[Past], now: datetime) -> float:
-    """Of the last seven days, by runs that have ended."""
+    """Of the last seven days, by runs that have ended; not those in which a run only waited."""
+
+    def within(begun: datetime, ended: datetime) -> timedelta:
+        return max(timedelta(0), min(ended, now) - max(begun, now - WEEK))
+
     spent = timedelta(0)
     for run in past:
         if run.ended is not None:
-            spent += max(timedelta(0), min(run.ended, now) - max(run.began, now - WEEK))
+            spent += within(run.began, run.ended) - sum((within(*span) for span in run.waited), timedelta(0))
     return spent / timedelta(hours=1)
+
+
+def learns(job: Job, past: Sequence[Past], observed: Observed) -> Observed:
+    """What a run learns from that no new teacher began: where one is only proposed, from the teachers of before."""
+    if not any(isinstance(trigger, NewTeacher) and trigger.propose for trigger in job.trigger):
+        return observed
+    used = {ref: commit for run in past for ref, commit in run.observed.teachers.items()}
+    return observed.model_copy(update={"teachers": observed.teachers | used})
 
 
 def manual(now: datetime) -> Cause:
@@ -94,7 +107,8 @@ def _causes(job: Job, trigger: Trigger, past: Sequence[Past], observed: Observed
 def _cron(trigger: Cron, past: Sequence[Past], observed: Observed, now: datetime) -> Iterator[Cause]:
     """The latest slot alone: those before it are covered by the run for it."""
     slot = slots.latest(trigger, now)
-    if slot is None or (observed.since is not None and slot <= observed.since.astimezone(UTC)):
+    since = observed.since
+    if slot is None or (since is not None and slot <= since.astimezone(UTC) <= now + WRONG_CLOCK):
         return
     # Compared by their keys, which sort as times do: after a clock was set back, a slot that comes again is not run
     # again, nor is one that a later slot has covered.
@@ -182,14 +196,10 @@ def _after(run: Past | None) -> str:
     return "after " + (hashlib.sha256(run.key.encode()).hexdigest()[:12] if run else "nothing")
 
 
-def _failures_in_a_row(past: Sequence[Past]) -> int:
-    """Runs that were blocked or cancelled count neither way."""
-    count = 0
-    for run in reversed(past):
-        if run.state in ("promoted", "kept", "awaiting"):
-            break
-        count += run.state in ("failed", "suspended")
-    return count
+def _failed_in_a_row(past: Sequence[Past]) -> list[str]:
+    """The states of the last runs that ended badly; those that were blocked or cancelled count neither way."""
+    told = [run.state for run in reversed(past) if run.state not in ("blocked", "cancelled", "running")]
+    return list(takewhile(lambda state: state in ("failed", "suspended"), told))
 
 
 def _told(span: timedelta) -> str:

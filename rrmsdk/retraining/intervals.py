@@ -1,8 +1,9 @@
 """Where a share, and the difference of two shares of the same images, surely lie. One-sided bounds, without scipy.
 
 Each bound is wrong with a probability of at most 1 - confidence. For a share that is so by construction. For a paired
-difference it was computed for 36 to 10,000 images, by summing over all outcomes (benchmarks/retrain.py): without the
-half image below, the score test is a little too sure of itself where few images differ.
+difference it was computed for 1,000 to 10,000 images, by summing over all outcomes (benchmarks/retrain.py): without the
+half image below, the score test is a little too sure of itself where few images differ. For few images, nearly all of
+which differ, it still is a little.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = "lock"
+DIGITS = 20  # of its number, at most
 LOOKS = 20  # at a holder that has not written its number yet, 1 ms apart
 
 _held: set[int] = set()
@@ -78,19 +80,36 @@ def _take(place: int, folder: Path) -> None:
                 raise SaveError(f"could not lock {folder / LOCK}: {exc.strerror}") from exc
         else:
             with suppress(OSError):  # a disk that is too full for a number keeps nobody from freeing it
-                os.pwrite(place, f"{os.getpid():<20}".encode(), 0)
+                said = f"{os.getpid():<{DIGITS}}{_here()}".encode()
+                os.pwrite(place, said, 0)
+                os.ftruncate(place, len(said))
             return
-        pid = _written(place)
-        if pid is not None and (_alive(pid) or look == LOOKS - 1):
+        pid, here = _written(place)
+        if pid is not None and ((here and _alive(pid)) or look == LOOKS - 1):
             break
         time.sleep(0.001)  # the holder is about to write its number, or has just died
+    if pid is not None and not here:  # its number may be that of any other process here: nobody is to end that one
+        raise BusyError(
+            f"{folder.name}: process {pid} of another machine or container works on this job. Wait, or stop it there"
+        )
     who = "another process" if pid is None else f"process {pid}"
     raise BusyError(f"{folder.name}: {who} works on this job. Wait for it, or stop it", pid)
 
 
-def _written(place: int) -> int | None:
-    said = os.pread(place, 20, 0).strip()
-    return int(said) if said.isdigit() else None
+def _written(place: int) -> tuple[int | None, bool]:
+    """The holder's number, and whether it is one of this machine and container."""
+    said = os.pread(place, 400, 0).decode(errors="replace")
+    pid = said[:DIGITS].strip()
+    return int(pid) if pid.isdecimal() else None, said[DIGITS:] == _here()
+
+
+@cache
+def _here() -> str:
+    """Where a process's number means that process: this machine since it was started, and this container."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return platform.node()
 
 
 def _alive(pid: int) -> bool:

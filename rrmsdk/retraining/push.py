@@ -50,10 +50,12 @@ def rollback(job: Job, journal: Journal, to: str | None, *, endpoint: str | None
         HubError: the Hub cannot be reached or refuses.
     """
     asked = {"endpoint": endpoint, "token": reveal(job.push.token) if job.push.token else None, "patience": patience}
-    was = hub.standing(job.push.repo, job.push.tag, **asked).champion
+    seen = hub.standing(job.push.repo, job.push.tag, **asked)
     now = hub.rollback(job.push.repo, job.push.tag, to, **asked)
-    if was is not None and was.commit != now.commit:
-        journal.note(None, UNDONE, digest=was.digest, commit=was.commit, to=now.commit)
+    was = seen.champion
+    for one in {one.commit: one for one in seen.champions}.values():
+        if was is not None and one.commit in (was.commit, was.marks) and one.commit != now.commit:
+            journal.note(None, UNDONE, digest=one.digest, commit=one.commit, to=now.commit)
     for event in reversed(journal.events(kind=CROWNED)):
         if event.told.get("commit") == now.commit and event.run is not None:
             journal.crown(event.run, **event.told)

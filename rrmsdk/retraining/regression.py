@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rrmsdk.hub.promote import promote, standing
-from rrmsdk.retraining.gate import pulled
+from rrmsdk.retraining.gate import is_of, pulled
 from rrmsdk.retraining.intervals import difference
 from rrmsdk.retraining.observe import suite
 from rrmsdk.retraining.once import Made, once
@@ -68,7 +68,8 @@ def attacked_again(going: Going, plan: Plan, trigger: Regression) -> Again | Non
     report = verify(going, plan, "champion-again", bundle, trigger.suite)
     if not record.is_file():  # else it was killed since, and the champion may be the marked one
         own = bundle.report if (bundle.path / REPORT).is_file() else None
-        old = own.outcomes if own is not None and len(own.outcomes) == len(report.outcomes) else ""
+        same = own is not None and is_of(own, bundle, report.data.fingerprint, len(report.outcomes))
+        old = own.outcomes if own is not None and same else ""
         now = suite(going.job.judge, plan.recipe.threat, trigger.suite)
         value.write(
             Again(commit=seen.champion.commit, digest=made.digest, suite=now, old=old, new=report.outcomes), record
@@ -77,7 +78,9 @@ def attacked_again(going: Going, plan: Plan, trigger: Regression) -> Again | Non
     digest = made.digest
     if fallen(found, going.job.gate.confidence):
         marked = _marked(going, bundle, report)
-        promote(bundles.read(marked.path), asked.repo, marked.digest, seen, message=found.says, **hub)
+        promote(
+            bundles.read(marked.path), asked.repo, marked.digest, seen, message=found.says, marks=found.commit, **hub
+        )  # fmt: skip
         digest = marked.digest
     going.room.journal.note(going.run.number, "judged-again", suite=found.suite, digest=digest, says=found.says)
     return found

@@ -80,28 +80,29 @@ def of(room: Room, job: Job, number: int) -> Outcome:
 
 def _begun(room: Room, job: Job, cause: str | None, name: str | None, endpoint: str | None) -> Run:
     """The run to work on. Raises MismatchError."""
+    from rrmsdk.retraining.due import manual
+    from rrmsdk.retraining.journal import UNFINISHED
+
     journal = room.journal
     if name is not None:
         cause = journal.run(int(name) if name.isdecimal() else 0).cause
     if cause is None:
-        from rrmsdk.retraining.due import manual
-        from rrmsdk.retraining.journal import UNFINISHED
-
         left = journal.runs(*UNFINISHED)
-        if not left:
-            by_hand = manual(datetime.now(UTC))
-            return journal.begin(by_hand.key, kind=by_hand.kind, says=by_hand.says, observed=_data(job, endpoint))
-        cause = left[0].cause
-    return journal.begin(cause)
+        cause = left[0].cause if left else manual(datetime.now(UTC)).key
+    if journal.of(cause) is not None:
+        return journal.begin(cause)
+    return journal.begin(cause, kind="manual", says="Started by hand.", observed=_seen(room, job, endpoint))
 
 
-def _data(job: Job, endpoint: str | None) -> dict[str, Any]:
-    """What the data triggers see, so that they do not call new what this run learns from."""
+def _seen(room: Room, job: Job, endpoint: str | None) -> dict[str, Any]:
+    """Data and teachers as they are, so that their triggers do not call new what this run learns from."""
+    from rrmsdk.retraining.due import learns
     from rrmsdk.retraining.observe import observe
+    from rrmsdk.retraining.schedule import past_of
 
-    watched = tuple(trigger for trigger in job.trigger if trigger.kind == "data")
+    watched = tuple(trigger for trigger in job.trigger if trigger.kind in ("data", "teacher"))
     seen = observe(job.model_copy(update={"trigger": watched}), endpoint=endpoint).observed
-    return seen.model_dump(mode="json")
+    return learns(job, past_of(room.journal), seen).model_dump(mode="json")
 
 
 def _ended(room: Room, job: Job, run: Run, endpoint: str | None, patience: float, quiet: bool) -> None:
@@ -172,12 +173,15 @@ def _stands(going: Going, plan: Plan) -> bool:
     """Whether the champion still withstands what it withstood; then the run is over."""
     from rrmsdk.retraining.regression import attacked_again, fallen
 
+    says = []
     for trigger in going.job.trigger:
         if trigger.kind == "regression":
             found = attacked_again(going, plan, trigger)
             if found is None or (fallen(found, going.job.gate.confidence) and found.fell > trigger.above):
                 return False
-            going.room.journal.end(going.run.number, "kept", found.says)
+            says.append(found.says)
+    # Only now: a run that is over does not go on after a kill.
+    going.room.journal.end(going.run.number, "kept", " ".join(says) or "The job no longer attacks its champion again.")
     return True
 
 
@@ -218,7 +222,8 @@ def _decided(going: Going, plan: Plan, challenger: Made, report: Report) -> None
         except MovedError as exc:
             journal.note(number, "moved", says=str(exc))
             continue
-        journal.crown(number, digest=challenger.digest, commit=commit, suite=suite(going.job.judge, plan.recipe.threat))
+        judged_by = suite(going.job.judge, plan.recipe.threat)
+        journal.crown(number, digest=challenger.digest, commit=commit, suite=judged_by, keep=going.job.push.keep)
         journal.end(number, "promoted", mine or decision.says, commit=commit, **extra)
         return
     raise BlockedError("hub", f"the champion of {going.job.push.repo} was replaced {GATES} times while it was compared")

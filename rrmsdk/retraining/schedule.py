@@ -22,14 +22,14 @@ from rrmsdk.errors import BusyError, MismatchError, RrmError, did_you_mean
 from rrmsdk.retraining import approval as approvals
 from rrmsdk.retraining import journal as journals
 from rrmsdk.retraining.announce import announce
-from rrmsdk.retraining.due import due, held
+from rrmsdk.retraining.due import due, held, learns
 from rrmsdk.retraining.journal import Journal, Run
 from rrmsdk.retraining.lock import hold
 from rrmsdk.retraining.observe import observe
 from rrmsdk.retraining.room import RUNS, STATE, root
 from rrmsdk.schema import job as jobs
 from rrmsdk.schema.cause import Cause, Observed, Past
-from rrmsdk.schema.job import Job, NewTeacher
+from rrmsdk.schema.job import Job
 
 if TYPE_CHECKING:
     from rrmsdk.hub.promote import Champion
@@ -187,7 +187,7 @@ def start(one: Scheduled, kept: Journal, run: Run, why: str) -> Started:
 
 
 def cancel(one: Scheduled) -> Run:
-    """End the process that works on a job, if there is one, and its newest unfinished run for good.
+    """End the process that works on a job, if there is one, and for good its run, or else the newest unfinished one.
 
     Raises:
         MismatchError: nothing is unfinished.
@@ -196,7 +196,7 @@ def cancel(one: Scheduled) -> Run:
     if pid := pid_of(one.folder):
         _end(one.folder, pid)
     with hold(one.folder), journals.opened(one.folder) as kept:
-        left = kept.runs(*journals.UNFINISHED)
+        left = kept.runs("running") or kept.runs(*journals.UNFINISHED)
         if not left:
             raise MismatchError(f"no run of {one.job.name} is unfinished: there is nothing to cancel")
         kept.end(left[0].number, "cancelled", "by a person")
@@ -294,11 +294,9 @@ def _again(one: Scheduled, kept: Journal, run: Run) -> Looked:
 
 def _begun(job: Job, kept: Journal, cause: Cause, past: tuple[Past, ...], observed: Observed) -> Run:
     """The run of a cause, with what was looked at; a proposal names the commits that it is about."""
-    proposes = any(isinstance(trigger, NewTeacher) and trigger.propose for trigger in job.trigger)
     teachers = observed.teachers if cause.kind == "teacher" else {}
-    if proposes and cause.kind != "teacher":  # it goes on with the teachers it has
-        used = {ref: commit for run in past for ref, commit in run.observed.teachers.items()}
-        observed = observed.model_copy(update={"teachers": observed.teachers | used})
+    if cause.kind != "teacher":
+        observed = learns(job, past, observed)
     return kept.begin(
         cause.key, kind=cause.kind, says=cause.says, propose=cause.propose, teachers=teachers,
         observed=observed.model_dump(mode="json"),
@@ -316,14 +314,30 @@ def _seen(kept: Journal) -> datetime:
 def past_of(kept: Journal) -> tuple[Past, ...]:
     """The runs of a job, the earliest first."""
     observed = {event.run: event.told.get("observed", {}) for event in kept.events(kind="begun")}
+    waited = _waits(kept)
     return tuple(
         Past(
             key=run.cause, state=run.state, began=datetime.fromtimestamp(run.begun, UTC),
             ended=None if run.ended is None else datetime.fromtimestamp(run.ended, UTC),
-            observed=Observed.model_validate(observed.get(run.number, {})),
+            waited=tuple(waited.get(run.number, ())), observed=Observed.model_validate(observed.get(run.number, {})),
         )
         for run in reversed(kept.runs())
     )  # fmt: skip
+
+
+def _waits(kept: Journal) -> dict[int | None, list[tuple[datetime, datetime]]]:
+    """Run -> from when to when it was left blocked, awaiting or suspended before it went on."""
+    kinds = ("awaiting", "blocked", "suspended", "continued", "resumed")
+    events = sorted((event for kind in kinds for event in kept.events(kind=kind)), key=lambda event: event.number)
+    since: dict[int | None, datetime] = {}
+    found: dict[int | None, list[tuple[datetime, datetime]]] = {}
+    for event in events:
+        at = datetime.fromtimestamp(event.at, UTC)
+        if event.kind not in ("continued", "resumed"):
+            since[event.run] = at
+        elif event.run in since:
+            found.setdefault(event.run, []).append((since.pop(event.run), at))
+    return found
 
 
 def _champion(kept: Journal) -> tuple[str | None, str | None]:

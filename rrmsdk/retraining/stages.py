@@ -138,8 +138,8 @@ def _trained(going: Going, recipe: Recipe, scratch: Path) -> Bundle:
             if left == 0 or 2 * parts > train.batch:
                 raise
             going.room.journal.note(going.run.number, "memory", accumulate=2 * parts, says=str(exc))
+            shutil.rmtree(folder)  # first: killed in between, this size is tried once more
             files.write_text(told, str(2 * parts))
-            shutil.rmtree(folder)
         gc.collect()  # what the step that failed still holds
     raise AssertionError
 

@@ -73,6 +73,7 @@ class Past(Value):
     """A run that was.
 
     key: of its cause.
+    waited: stretches in which nobody worked on it: it was blocked, or waited for a person.
     observed: what was looked at when it began; of teachers, the commits that it trained with.
     """
 
@@ -80,4 +81,5 @@ class Past(Value):
     state: State
     began: AwareDatetime
     ended: AwareDatetime | None = None
+    waited: tuple[tuple[AwareDatetime, AwareDatetime], ...] = ()
     observed: Observed = Observed()

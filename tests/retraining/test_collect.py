@@ -60,6 +60,13 @@ def test_the_newest_promoted_and_the_newest_run_stay(weekly: Path) -> None:
     assert sorted(path.name for path in (weekly / "runs").iterdir()) == ["000005", "000006", "000007"]
 
 
+def test_without_a_number_the_champion_and_as_many_before_it_stay_as_the_job_says(weekly: Path) -> None:
+    with entered(weekly) as room:
+        room.journal.crown(6, keep=1)
+    collect(weekly)
+    assert models(weekly) == [5, 6, 7]
+
+
 def test_a_dry_run_says_the_same_and_removes_nothing(weekly: Path) -> None:
     said = collect(weekly, keep=2, dry_run=True)
     assert models(weekly) == [1, 2, 3, 4, 5, 6, 7]
@@ -171,6 +178,13 @@ def test_a_busy_job_is_left_alone_with_exit_code_75(weekly: Path, shell: Shell) 
     assert (code, out) == (75, "")
     assert err == f"rrmsdk: weekly: process {os.getpid()} works on this job. Wait for it, or stop it\n"
     assert models(weekly) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_room_is_made_in_the_jobs_that_are_not_busy(weekly: Path, shell: Shell) -> None:
+    with entered(weekly.parent / "busy"):
+        code, out, _ = shell.gc("--keep", "2")
+    assert (code, models(weekly)) == (75, [5, 6, 7])
+    assert out.startswith("weekly: 4 objects")
 
 
 @pytest.mark.parametrize(

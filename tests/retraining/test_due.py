@@ -129,6 +129,10 @@ def test_a_clock_that_was_years_ahead_holds_up_nothing():
     assert len(_says(_job(DAILY, min_interval=3600), ahead)) == 1
 
 
+def test_a_job_that_was_first_seen_by_a_clock_years_ahead_is_due():
+    assert len(_says(_job(DAILY), observed=Observed(since=NOW + timedelta(days=3650)))) == 1
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-300, 4000), min_size=1, max_size=12), st.sampled_from(["0 * * * *", "30 2 * * *"]))
 def test_however_a_clock_jumps_no_slot_runs_twice_and_none_in_the_future(minutes, expression):
@@ -304,7 +308,8 @@ def test_only_the_hours_within_the_week_count():
     (["failed"] * 3, True), (["failed"] * 2, False), (["failed", "failed", "kept"], False),
     (["failed", "failed", "kept", "failed"], False), (["failed", "cancelled", "failed", "blocked", "failed"], True),
     (["kept", "suspended"], True), (["suspended", "promoted"], False),
-    (["failed", "failed", "awaiting", "failed"], False),
+    (["failed", "failed", "awaiting", "failed"], False), (["suspended", "failed"], True),
+    (["suspended", "blocked"], True), (["suspended", "failed", "kept"], False),
 ])  # fmt: skip
 def test_failures_in_a_row_suspend_a_job(states, suspended):
     why = _held([_run(f"manual {at}", state) for at, state in enumerate(states)])

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,12 @@ from rrmsdk.data.digits import digits as digits_of_sklearn
 from rrmsdk.hub.promote import promote, standing
 from rrmsdk.retraining import journal as journals
 from rrmsdk.retraining.approval import approve
+from rrmsdk.retraining.due import due
 from rrmsdk.retraining.journal import Event
+from rrmsdk.retraining.observe import observe
 from rrmsdk.retraining.outcome import Outcome
 from rrmsdk.retraining.room import STORE
+from rrmsdk.retraining.schedule import past_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from tests.hub_server import Trouble
@@ -75,7 +79,7 @@ class TestHub:
     @pytest.mark.slow
     def test_a_champion_that_moves_while_it_is_compared_is_compared_again(self, digits: World) -> None:
         digits.retrain()
-        theirs = digits.student("equal-2", gate={"robust_floor": 1.0}).retrain().made["export"]
+        theirs = digits.student("equal-2", gate={"robust_floor": 1.0, "early": False}).retrain().made["export"]
         mine, push = digits.student("equal-1"), digits.job.push.repo
         settings = {"endpoint": digits.hub.endpoint, "token": digits.hub.token}
         rival: list[str] = []
@@ -174,6 +178,23 @@ class TestTeacher:
         with journals.opened(moving.folder) as kept:
             approve(kept, kept.of("teacher"))
         assert self.taught(moving, moving.student("equal-2").retrain(cause="teacher")) == new
+
+    def test_after_a_first_run_by_hand_a_new_one_is_due(self, digits: World) -> None:
+        job = self.hosted(digits)
+        repo = str(job.job.recipe.teacher).removeprefix("hub:").partition("@")[0]
+        moving = job.but(recipe={"teacher": f"hub:{repo}"}, trigger=[{"kind": "teacher"}])
+
+        def reasons() -> list[str]:
+            seen = observe(moving.job, endpoint=digits.hub.endpoint).observed
+            with journals.opened(moving.folder) as kept:
+                return [cause.kind for cause in due(moving.job, past_of(kept), seen, datetime.now(UTC))]
+
+        assert moving.retrain().state == "promoted"
+        assert reasons() == []
+        self.moved(moving, repo)
+        assert reasons() == ["teacher"]
+        moving.student("equal-1").retrain(cause="with the old one, as nobody has said yes")
+        assert reasons() == ["teacher"]
 
     def moved(self, job: World, repo: str) -> str:
         files = {path.name: path.read_bytes() for path in TEACHER.iterdir()}
@@ -280,6 +301,34 @@ class TestRegression:
         said = [json.loads(digits.repo.commits[oid].files["report.json"].content) for oid in (one, marked)]
         assert said[1]["robust"] < said[0]["robust"] - 0.02
         assert said[1]["weights_sha256"] == said[0]["weights_sha256"]
+
+    @pytest.mark.slow
+    def test_a_rollback_passes_over_the_mark_to_another_model(self, digits: World) -> None:
+        first = digits.student("equal-1").retrain()
+        masked = digits.student("masked")
+        masked.retrain()
+        with journals.opened(masked.folder) as kept:
+            kept.begin("regression", kind="regression", says="Attacks have changed.")
+        masked.but(trigger=[{"kind": "regression", "suite": "fast", "above": 0.99}]).retrain()
+        assert len(digits.published) == 3
+        assert digits.rollback().commit == first.commit
+        assert "was rolled back by a person" in masked.retrain().why
+
+    @pytest.mark.slow
+    def test_one_that_withstands_the_first_attack_and_not_the_second_calls_for_another(self, digits: World) -> None:
+        digits.student("masked").retrain()
+        trigger = [{"kind": "regression", "suite": suite, "above": 0.02} for suite in ("pgd", "fast")]
+        both = digits.student("equal", trigger=trigger)
+        with journals.opened(both.folder) as kept:
+            kept.begin("regression", kind="regression", says="Attacks have changed.")
+        assert both.retrain().state == "promoted"
+        assert "kept" not in kinds(both, 2)  # it would not have gone on after a kill
+
+    @pytest.mark.slow
+    def test_a_run_for_a_trigger_that_was_taken_out_of_the_job_ends(self, digits: World) -> None:
+        with journals.opened(digits.folder) as kept:
+            kept.begin("regression", kind="regression", says="Attacks have changed.")
+        assert digits.retrain().state == "kept"
 
     @pytest.mark.slow
     def test_a_champion_that_withstands_them_stays_and_nothing_is_trained(self, digits: World) -> None:

@@ -17,6 +17,7 @@ import pytest
 from rrmsdk.errors import MismatchError
 from rrmsdk.retraining import board, schedule
 from rrmsdk.retraining import journal as journals
+from rrmsdk.retraining.due import hours_spent
 from rrmsdk.retraining.lock import hold
 from rrmsdk.retraining.schedule import Scheduled, Ticked
 from tests.runtime.http_served import ask, plain, serving
@@ -185,6 +186,29 @@ class TestPerson:
         assert holder.returncode == -signal.SIGTERM
         with pytest.raises(MismatchError, match="no run of nightly is unfinished"):
             schedule.cancel(nightly)
+
+    def test_of_two_unfinished_runs_the_one_that_is_worked_on_is_cancelled(self, nightly: Scheduled, tick) -> None:
+        tick()
+        with journals.opened(nightly.folder) as kept:
+            kept.end(kept.begin("one").number, "awaiting", "asks")
+            kept.end(kept.begin("two").number, "blocked", "hub: down")
+            kept.begin("one")  # approved
+        assert schedule.cancel(nightly).cause == "one"
+        with journals.opened(nightly.folder) as kept:
+            assert [run.state for run in kept.runs()] == ["blocked", "cancelled"]
+
+    def test_days_of_waiting_for_a_person_are_no_hours_of_the_machine(self, nightly: Scheduled, tick) -> None:
+        tick()
+        now = datetime.now(UTC)
+        with journals.opened(nightly.folder) as kept:
+            kept.end(kept.begin("one").number, "awaiting", "asks")
+            kept.begin("one")  # approved
+            kept.end(1, "promoted")
+            for kind, hours in (("begun", 100), ("awaiting", 98), ("continued", 3), ("promoted", 2)):
+                at = now.timestamp() - 3600 * hours
+                kept.base.execute("UPDATE event SET at = ? WHERE kind = ?", (at, kind))
+                kept.base.execute("UPDATE run SET begun = min(begun, ?), ended = ?", (at, at))
+            assert hours_spent(schedule.past_of(kept), now) == pytest.approx(3)
 
     def test_what_is_suspended_goes_on_when_somebody_says_so(self, nightly: Scheduled, tick) -> None:
         tick()
