@@ -21,7 +21,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import REPORT, WEIGHTS, Bundle
 from rrmsdk.schema.decision import Decision, Judged
 from rrmsdk.schema.ref import Ref
-from rrmsdk.schema.report import UNJUDGED, Report
+from rrmsdk.schema.report import ADAPTED, UNJUDGED, Report
 
 RECORD = "decision-{}.json"
 
@@ -103,9 +103,13 @@ def is_of(own: Report, bundle: Bundle, fingerprint: str, images: int) -> bool:
 
 
 def suite(report: Report) -> str:
-    """Which attacks, in which version, within which ball, drawn by which seed."""
+    """Which attacks, in which version, within which ball, drawn by which seed.
+
+    Adaptive ones belong to AutoAttack here: both are met by them where their checks call for it.
+    """
     version = report.versions.get("rrmsdk", "")
-    return f"{report.attack}, {report.engine}, rrmsdk {version}, {report.threat}, seed {report.seed}"
+    attack = report.attack.removesuffix(ADAPTED)
+    return f"{attack}, {report.engine}, rrmsdk {version}, {report.threat}, seed {report.seed}"
 
 
 def _judged(plan: Plan, digest: str, report: Report, labels: Sequence[int], first: int = 0) -> Judged:

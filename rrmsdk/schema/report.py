@@ -16,6 +16,7 @@ UPPER_BOUND = (
     "Robust accuracy here is an upper bound found by attacking: a stronger attack can only lower it. It is not a proof."
 )
 CLEAN_WRONG, ROBUST, UNJUDGED = "x", ".", "?"
+ADAPTED = " + adaptive"  # ends the name of AutoAttack where attacks that the checks called for came after it
 BROKEN_BY = "abcdefghijklmnopqrstuvwyz"  # no x: that is CLEAN_WRONG
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -11,12 +11,10 @@ from rrmsdk.attacks.autoattack import PASSES
 from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.recipe import VerifySpec
-from rrmsdk.schema.report import Check
+from rrmsdk.schema.report import ADAPTED, Check
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.blackbox import BlackBox
 from rrmsdk.verification.sequences import Chosen
-
-ADAPTED = " + adaptive"
 
 
 def adapted(

@@ -26,6 +26,7 @@ from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD, CURVE
 from rrmsdk.schema.curve import Curve
+from rrmsdk.schema.report import Report
 from tests.hub_server import HubServer
 from tests.retraining import digits_job
 from tests.retraining.digits_job import IMAGES, TEACHER, World
@@ -145,6 +146,14 @@ class TestGate:
         assert set(second.made) == {"plan", "fetch", "transfer", "champion", "screen"}
         assert second.decision is not None
         assert 0 < second.decision.checks[0].numbers["images"] < IMAGES
+
+    @pytest.mark.slow
+    def test_one_that_called_for_adaptive_attacks_is_compared_with_one_that_did_not(self, digits: World) -> None:
+        judged = digits.but(judge={"attack": "autoattack", "images": 16})
+        first, second = judged.retrain(), judged.student("masked").but(gate={"early": False}).retrain()
+        assert second.state in ("kept", "promoted"), second.why
+        reports = [value.read(Report, judged.folder / STORE / one.made["verify"]) for one in (first, second)]
+        assert [report.attack for report in reports] == ["autoattack", "autoattack + adaptive"]
 
     @pytest.mark.slow
     def test_it_is_judged_to_the_end_where_that_was_asked_for(self, digits: World) -> None:
