@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, MismatchError, RrmError
+from rrmsdk.errors import DataError, MismatchError, RrmError, SaveError
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Opening, Served, open_served
 from rrmsdk.schema import bundle as bundles
 
 PIN = "pinned"  # in the folder of versions; its text is the one that answers
+LEFT = "left.json"  # there too: versions that were rolled back from, and the sha256 of the card of each
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Role = Literal["canary", "shadow"]
@@ -73,7 +76,7 @@ class Store:
             raise DataError(f"{self._root}, the folder of versions, is not there")
         if pinned is not None and pinned not in self.versions():
             raise DataError(f"{self._root}/{PIN} names version {pinned}, which is not there. Mend or delete that file")
-        version = pinned or (None if self._first else version or self._newest())
+        version = pinned or (None if self._first else self._first_of(version))
         place = self._root / version if self._root and version else self._first
         assert place is not None
         served = open_served(place, version, self._opening)
@@ -94,6 +97,14 @@ class Store:
             return []
         names = [place.name for place in self._root.iterdir() if VERSION.fullmatch(place.name)]
         return sorted((name for name in names if bundles.is_bundle(self._root / name)), key=_natural)
+
+    def left(self, version: str) -> bool:
+        """Whether it was rolled back from, and is what it was then: only who names it lets it answer again."""
+        known = self._left().get(version)
+        if self._root is None or known is None:
+            return False
+        card = self._root / version / bundles.CARD
+        return not card.is_file() or files.sha256(card) == known
 
     async def load(self, version: str | None, pin: bool | None) -> Served:
         """Let `version` answer; None: the newest, or what the named bundle's folder holds now.
@@ -169,6 +180,7 @@ class Store:
             self._may_change(before.version, pin)
             self._keep_pin(before.version, pin)
             self._let_answer(before)
+            self._keep_left({**self._left(), asked[0].version: files.sha256(asked[0].bundle.path / bundles.CARD)})
             return before
 
     async def unload(self, version: str | None) -> None:
@@ -203,6 +215,8 @@ class Store:
     def _let_answer(self, served: Served) -> None:
         others = tuple(one for one in self.loaded if one.version != served.version)
         self.loaded = (served, *others)[: self._keep]
+        if served.version in (left := self._left()):
+            self._keep_left({version: card for version, card in left.items() if version != served.version})
         self._no_trial_of(served.version)
 
     def _no_trial_of(self, version: str | None) -> None:
@@ -238,11 +252,27 @@ class Store:
                 return served.bundle.path, None
         raise Refused(404, f"there is no version {version}. POST /v2/repository/index names those that there are")
 
-    def _newest(self) -> str:
+    def _first_of(self, version: str | None) -> str:
+        """`version`, or the newest; one that was rolled back from only where there is no other."""
         found = self.versions()
         if not found:
             raise DataError(f"{self._root} holds no version: each is a bundle in a folder of its own, {self._root}/1")
-        return found[-1]
+        if version is not None and not self.left(version):
+            return version
+        return next((one for one in reversed(found) if not self.left(one)), version or found[-1])
+
+    def _left(self) -> dict[str, str]:
+        path = self._root / LEFT if self._root else None
+        try:
+            return dict(json.loads(path.read_text())) if path and path.is_file() else {}
+        except ValueError:  # somebody wrote something else there
+            return {}
+
+    def _keep_left(self, left: dict[str, str]) -> None:
+        """A folder that cannot be written keeps nobody from going back; it is forgotten then."""
+        if self._root is not None:
+            with suppress(SaveError):
+                files.write_text(self._root / LEFT, json.dumps(left))
 
     def _may_change(self, version: str | None, pin: bool | None) -> None:
         """Raises Refused (409)."""

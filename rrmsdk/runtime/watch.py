@@ -29,7 +29,8 @@ T = TypeVar("T")
 class Watch:
     """Looks every `every` seconds, more or less by a fifth, so that many servers do not ask at once.
 
-    It acts when the source changes, so a version that somebody loads or rolls back to stays until then.
+    It acts when the source changes, so a version that somebody loads or rolls back to stays until then; the one that
+    was rolled back from does not come back until its bytes change or somebody names it.
     """
 
     source: Source
@@ -60,7 +61,7 @@ class Watch:
         if seen and seen[0] == self._followed:
             self._refused.clear()  # what comes after it comes anew
         for found in seen:
-            if found == self._followed or await self._begins_with(found, service):
+            if found == self._followed or service.store.left(found.version) or await self._begins_with(found, service):
                 break
             if found not in self._refused and await self._taken(found, service):
                 break

@@ -106,6 +106,31 @@ def test_a_roll_back_to_a_version_that_did_not_answer_before_is_refused(root: Pa
         asyncio.run(store.roll_back(None, "10"))
 
 
+def test_what_was_rolled_back_from_stays_away_until_it_is_another_one_or_is_named(root: Path) -> None:
+    store = started(root)
+    assert load(store, "9") == "9"
+    assert load(store, "2026-11-24") == "2026-11-24"
+    assert asyncio.run(store.roll_back(None)).version == "9"
+    assert (store.left("2026-11-24"), store.left("10")) == (True, False)
+    assert started(root).find(None).version == "10"
+    make_served(root / "2026-11-24", seed=8)  # mended
+    assert not store.left("2026-11-24")
+    assert started(root).find(None).version == "2026-11-24"
+    assert load(store, "2026-11-24") == "2026-11-24"
+    assert asyncio.run(store.roll_back(None)).version == "9"
+    assert load(store, "2026-11-24") == "2026-11-24"  # by its name
+    assert not store.left("2026-11-24")
+
+
+def test_a_version_that_was_rolled_back_from_answers_where_there_is_no_other(root: Path) -> None:
+    store = started(root)
+    assert load(store, "9") == "9"
+    assert asyncio.run(store.roll_back(None)).version == "2026-11-24"
+    for gone in ("10", "2026-11-24"):
+        shutil.rmtree(root / gone)
+    assert started(root).find(None).version == "9"
+
+
 def test_there_is_nothing_to_go_back_to_at_first(root: Path) -> None:
     with pytest.raises(Refused, match="no version to go back to"):
         asyncio.run(started(root).roll_back(None))

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from rrmsdk.runtime.store import Store
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
 from tests.loopback import until
-from tests.runtime.http_served import given
+from tests.runtime.http_served import ADMIN, BEARER, given
 from tests.served import make_served, some_digits
 
 
@@ -33,8 +34,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def watching(root: Path) -> Iterator[tuple[Service, str]]:
-    service = prepared(None, Serving(watch=root, every=0.05, threads=1, max_batch=4, name="digits"))
+def watching(root: Path, **more: Path) -> Iterator[tuple[Service, str]]:
+    service = prepared(None, Serving(watch=root, every=0.05, threads=1, max_batch=4, name="digits", **more))
     with server.running(service, server.listening("127.0.0.1", 0)) as url:
         yield service, url
 
@@ -202,3 +203,20 @@ def test_a_folder_tells_of_what_changed_whatever_times_it_carries(root: Path) ->
     assert folder.look() == []
     until(lambda: len(folder.look()) == 1)
     assert folder.look()[0].mark != before.mark
+
+
+def test_what_was_rolled_back_from_does_not_come_back_when_it_is_touched(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "admin").write_text(ADMIN)
+    with watching(root, admin_token_file=tmp_path / "admin") as (service, url):
+        put(root, "2", 2)
+        until(lambda: service.version == "2")
+        request = urllib.request.Request(f"{url}/v2/repository/models/digits/rollback", b"{}", BEARER)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+        assert service.version == "1"
+        for file in (root / "2").rglob("*"):
+            file.touch()
+        time.sleep(SETTLED + 1.0)
+        assert service.version == "1"
+        put(root, "3", 3)
+        until(lambda: service.version == "3")
