@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rrmsdk.schema.value import Value
+from rrmsdk.schema.value import Seed, Value
 
 
 class DataSpec(Value):
@@ -22,7 +22,7 @@ class DataSpec(Value):
 
     name: str
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.04
-    seed: int = 0
+    seed: Seed = 0
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     extra: str | None = None
     extra_ratio: Annotated[float, Field(gt=0, lt=1)] | None = None

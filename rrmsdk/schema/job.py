@@ -18,7 +18,7 @@ from rrmsdk.schema.curve import read_radii
 from rrmsdk.schema.recipe import Recipe, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.secret import Secret
-from rrmsdk.schema.value import Value, to_json
+from rrmsdk.schema.value import Seed, Value, to_json
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -40,7 +40,7 @@ class Judge(Value):
     engine: Literal["native", "reference"] = "native"
     images: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(ge=1)] = 256
-    seed: int = 0
+    seed: Seed = 0
     curve: str | None = None
     curve_images: Annotated[int, Field(ge=0)] = 500
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.ref import without_place
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.schema.value import SCHEMA_VERSION, Value
+from rrmsdk.schema.value import SCHEMA_VERSION, Seed, Value
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -160,7 +160,7 @@ class VerifySpec(Value):
     restarts: Annotated[int, Field(ge=1)] | None = None
     queries: Annotated[int, Field(ge=1)] | None = None
     adaptive: bool = True
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Recipe(Value):
@@ -185,7 +185,7 @@ class Recipe(Value):
     train: TrainSpec = TrainSpec()
     verify: VerifySpec = VerifySpec()
     store: Literal["fp32", "fp16"] = "fp32"
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _has_weights_or_trains_some(self) -> Recipe:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrmsdk import files
 from rrmsdk.errors import DataError, FieldError, did_you_mean
@@ -16,6 +16,7 @@ from rrmsdk.errors import DataError, FieldError, did_you_mean
 V = TypeVar("V", bound=BaseModel)
 
 SCHEMA_VERSION = 1
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
 
 
 class Value(BaseModel):

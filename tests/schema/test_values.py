@@ -46,6 +46,12 @@ def test_a_wrong_value_is_shown():
         value.parse(TrainSpec, {"batch": 0})
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_some_generator_would_not_take_is_refused_at_the_door(seed):
+    with pytest.raises(FieldError, match=f"'seed' = {seed}"):
+        value.parse(Recipe, RECIPE.model_dump() | {"seed": seed})
+
+
 def test_a_missing_field_is_named():
     with pytest.raises(FieldError, match="field 'student' is missing"):
         value.parse(Recipe, {k: v for k, v in RECIPE.model_dump().items() if k != "student"})
