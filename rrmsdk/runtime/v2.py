@@ -36,7 +36,7 @@ def read(body: bytes, length: str | None, session: Session, most: int) -> Asked:
         Refused: 400, whatever else is wrong.
     """
     split = _split(body, length)
-    asked = _json(body[:split], most * _lists(session), most * prod(session.input_shape))
+    asked = _json(body[:split], most, session)
     given = _tensor(asked)
     datatype = tensors.checked_type(given.get("name"), given.get("datatype"), session)
     shape = tensors.checked_shape(given.get("shape"), datatype, session, most)
@@ -81,11 +81,11 @@ def _lists(session: Session) -> int:
     return 1 + max(channels + channels * height, height + height * width)
 
 
-def _json(text: bytes, lists: int, numbers: int) -> dict[str, Any]:
+def _json(text: bytes, most: int, session: Session) -> dict[str, Any]:
     # An object of nothing is 3 bytes here and 72 in memory; millions of them hold up everybody else for seconds.
     parts = text.count(b"[") + text.count(b"{") + text.count(b'"')
-    if parts > lists + AROUND or text.count(b",") > numbers + AROUND:
-        raise Refused(400, "the request holds more lists, objects, texts or numbers than a full batch is made of")
+    if parts > most * _lists(session) + AROUND or text.count(b",") > most * prod(session.input_shape) + AROUND:
+        raise Refused(400, f"the request holds more lists, objects, texts or numbers than a batch of {most} images")
     try:
         asked = orjson.loads(text)  # nests at most 1024 deep, and refuses NaN
     except orjson.JSONDecodeError:

@@ -11,16 +11,26 @@ from torch import Tensor, nn
 
 from rrmsdk.attacks.geometry import Images
 from rrmsdk.attacks.gradients import MOST, can_be_followed
+from rrmsdk.data import Split
 from rrmsdk.errors import DataError, MismatchError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.report import AttackResult, Check
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.blackbox import BlackBox
 
-LOOKED_AT = 32  # images; fixed, as what the checks find decides which attacks come, and no outcome depends on the batch
+LOOKED_AT = 32  # images, however large a batch is
 _SAME = 1e-4  # largest relative difference of two forward passes that counts as rounding
 _BLIND = ("replay", "noise", "square")  # attacks that follow no gradient
 _SQUARE = 0.002  # AutoAttack's own threshold for a black-box attack that finds more than the white-box ones
+
+
+def first_of(split: Split, model: nn.Module, batch: int) -> Split:
+    """The images that are looked at before an attack.
+
+    What is found on them decides which adaptive attacks come, and no outcome is to depend on the batch. A black box
+    meets none of those, and may refuse more than a batch.
+    """
+    return split.take(min(LOOKED_AT, batch) if isinstance(model, BlackBox) else LOOKED_AT)
 
 
 def usable(pixels: Tensor, labels: Tensor, classes: int) -> None:

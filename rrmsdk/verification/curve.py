@@ -103,7 +103,7 @@ def measure(
     started, in_train_mode = time.perf_counter(), sum(module.training for module in model.modules())
     threats = tuple(ThreatModel.model_validate({"norm": norm, "eps": eps}) for eps in radii)
     with judging(model, spec.seed):
-        first = split.take(checks.LOOKED_AT).to(device_of(model))
+        first = checks.first_of(split, model, spec.batch).to(device_of(model))
         classes = checks.classes_of(model, to_unit(first.pixels[:2]), info)
         checks.usable(split.pixels, split.labels, classes)
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, trained_for)
@@ -136,7 +136,7 @@ def begun(
 
     def choose(threat: ThreatModel) -> Chosen:
         how = chosen(model, threat, spec, classes, device_of(model))
-        return adapted(model, split.take(checks.LOOKED_AT), threat, spec, how, looked, classes)
+        return adapted(model, checks.first_of(split, model, spec.batch), threat, spec, how, looked, classes)
 
     def journal(threat: ThreatModel, how: Chosen) -> Journal:
         if folder is None:

@@ -90,7 +90,7 @@ def verify(
         classes = checks.classes_of(model, to_unit(split.pixels[:2]).to(device_of(model)), info)
         checks.usable(split.pixels, split.labels, classes)
         how = chosen(model, threat, spec, classes, device_of(model), replay)
-        first = split.take(checks.LOOKED_AT).to(device_of(model))
+        first = checks.first_of(split, model, spec.batch).to(device_of(model))
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, threat)
         how = adapted(model, first, threat, spec, how, looked, classes)
         beside = "" if against is None else paired.outcomes(against, info, split_name, threat, how.name, len(split))

@@ -62,8 +62,8 @@ def survives(world: Path, kills: int, seed: int) -> None:
     assert STEPS * len(runs) <= steps <= STEPS * len(runs) + kills  # a kill costs what lies behind one checkpoint
 
 
-def test_25_kills_lose_nothing_and_publish_nothing_twice(world: Path) -> None:
-    survives(world, 25, seed=1)
+def test_100_kills_lose_nothing_and_publish_nothing_twice(world: Path) -> None:
+    survives(world, 100, seed=1)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.runtime.tensors import Asked, BadPixels, answered
 
 TAKES = "this model takes FP32 of shape [B, 2, 4, 4]"
-MANY = "the request holds more lists, objects, texts or numbers than a full batch is made of"
+MANY = "the request holds more lists, objects, texts or numbers than a batch of 8 images"
 LABELS = ("a", "b:c", "d")
 BYTES = {"datatype": "UINT8", "shape": [2, 4, 4, 2]}
 
