@@ -74,6 +74,11 @@ class World:
         """The commit that servers follow."""
         return self.repo.tags[self.job.push.tag]
 
+    def kinds(self, run: int) -> list[str]:
+        """What the journal says of a run, in a word for each event."""
+        with journals.opened(self.folder) as kept:
+            return [event.kind for event in kept.events(run)]
+
     def decisions(self, outcome: Outcome) -> list[Decision]:
         records = sorted((self.folder / "runs" / outcome.run).glob("decision-*.json"))
         return [value.read(Decision, record) for record in records]
