@@ -214,6 +214,8 @@ def opened_when_refused(hub: HubServer) -> Iterator[str]:
                 return
             with near, socket.create_connection(("127.0.0.1", hub.server_port)) as far:
                 far.sendall(near.recv(1 << 16).replace(b"keep-alive", b"close"))
+                # The client is told too: it would put its next request into a connection that is about to close.
+                near.sendall(far.recv(1 << 16).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
                 while said := far.recv(1 << 16):
                     near.sendall(said)
 
