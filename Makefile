@@ -35,7 +35,7 @@ test-gpu: $(VENV)/.test  ## the tests that need CUDA
 test-hub-1: .venv-hub1/.done  ## the tests of the Hub under the newest huggingface_hub before 2.0, without torch
 	OMP_NUM_THREADS=1 .venv-hub1/bin/python -m pytest -m 'not gpu' tests/hub
 
-test-peers: $(VENV)/.test .peers/olah/.done .peers/js/.done  ## the Hub against programs by others: a mirror, a JavaScript client
+test-peers: $(VENV)/.test .peers/olah/.done .peers/js/.done  ## the Hub against programs by others: a mirror, JavaScript clients
 	$(BIN)/python -m pytest -m peers tests/peers
 
 lint: $(VENV)/.dev  ## ruff
@@ -108,5 +108,5 @@ peers-serve: .peers/litserve/.done .peers/mlserver/.done .peers/pytriton/.done  
 .peers/js/.done: tests/peers/package.json tests/peers/package-lock.json
 	@mkdir -p .peers/js && cp $^ .peers/js
 	@if command -v npm > /dev/null; then \
-	  echo "installing @huggingface/hub into .peers/js"; cd .peers/js && npm ci --ignore-scripts --omit=optional --silent && touch .done; \
-	else echo "there is no npm: the JavaScript client is left out"; fi
+	  echo "installing the JavaScript clients into .peers/js"; cd .peers/js && npm ci --ignore-scripts --silent && touch .done; \
+	else echo "there is no npm: the JavaScript clients are left out"; fi
