@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from filelock import FileLock
 from huggingface_hub import is_offline_mode
 
 from rrmsdk import hub
@@ -104,7 +103,7 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
 def _swap(beside: Path, place: Path) -> None:
     """Put a finished folder in its place. Of two processes that made the same, the last one's stays."""
     old = beside.with_name(f"{beside.name}.old")
-    with FileLock(place.parent / ".lock"):
+    with hub.external.alone(place):
         if place.exists():
             place.rename(old)
         beside.rename(place)

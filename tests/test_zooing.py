@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import scan_cache_dir
 
 import rrmsdk
 from rrmsdk import converting, files, hub
@@ -130,6 +133,31 @@ def test_a_damaged_copy_is_made_again(place: dict) -> None:
     whole = found.bundle.weights.read_bytes()
     found.bundle.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert fetch(place).bundle.weights.read_bytes() == whole
+
+
+def test_one_is_there_at_every_moment_while_another_takes_its_place(place: dict) -> None:
+    made = fetch(place).bundle.path
+    entry, door = hub.index.find("theirs", place["zoo"]), hub.door(place["endpoint"], None, place["cache"])
+
+    def swap_often() -> None:
+        for number in range(400):
+            beside = made.with_name(f".{number}")
+            shutil.copytree(made, beside)
+            converting._swap(beside, made)
+
+    with ThreadPoolExecutor(1) as pool:
+        swapping = pool.submit(swap_often)
+        while not swapping.done():
+            assert hub.external.kept(door, entry) is not None
+        swapping.result()
+
+
+def test_nothing_is_written_around_a_cache_that_was_chosen(place: dict, tmp_path: Path) -> None:
+    chosen = tmp_path / "mounted" / "cache"
+    found = fetch(place, cache=chosen)
+    assert list(chosen.parent.iterdir()) == [chosen]
+    assert fetch(place, cache=chosen, offline=True) == found
+    assert [repo.repo_id for repo in scan_cache_dir(chosen).repos] == ["acme/theirs"]
 
 
 def test_an_entry_that_pins_other_bytes_since_makes_another_bundle(place: dict, server: HubServer) -> None:

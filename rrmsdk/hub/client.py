@@ -8,11 +8,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -22,10 +20,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import _http, get_session, httpx, validate_repo_id
+from huggingface_hub.utils import httpx, validate_repo_id
 
 from rrmsdk import files
 from rrmsdk.errors import FieldError, HubError, IntegrityError, MovedError, RefError, RrmError, SaveError
+from rrmsdk.hub.answers import at_most, only_plain_names
 
 Kind = Literal["model", "dataset"]
 
@@ -37,7 +36,6 @@ LARGEST_CARD = 1e6  # bytes; ours have 2 to 20 kB
 # sockets and disks (OSError), bodies that no Hub sends (those of _BODY), failed uploads (RuntimeError).
 _BODY = (ValueError, KeyError, TypeError, AttributeError)
 FOREIGN = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, OSError, *_BODY, RuntimeError)
-_PLAIN = re.compile(r"[0-9A-Za-z][\w.+=:-]{0,127}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
@@ -117,92 +115,48 @@ def look(hub: Hub, repo: str, revision: str | None = None, *, kind: Kind = "mode
     return Commit(info.sha, {file.rfilename: file.size for file in info.siblings or ()})
 
 
-def download(hub: Hub, repo: str, name: str, commit: str, *, kind: Kind = "model", sha256: str | None = None) -> Path:
-    """One file of a commit, from the cache when it lies there whole; otherwise it is downloaded, at most twice."""
-    path = _download(hub, repo, name, commit, kind)
-    return path if whole(path, sha256) else _download(hub, repo, name, commit, kind, again=True)
+def download(
+    hub: Hub, repo: str, name: str, commit: Commit, *, kind: Kind = "model", sha256: str | None = None
+) -> Path:
+    """One file of a commit, from the cache when it lies there whole; otherwise it is downloaded, at most twice.
+
+    Raises:
+        IntegrityError: more bytes come than the Hub said, or than `$RRMSDK_MAX_GB` lets in where it said nothing.
+    """
+    told = commit.files.get(name)
+    with only_plain_names(), at_most(_limit() if told is None else float(told), name):
+        path = _download(hub, repo, name, commit.oid, kind)
+        return path if whole(path, sha256) else _download(hub, repo, name, commit.oid, kind, again=True)
 
 
 def within_limit(size: int | None, what: str, most: float | None = None) -> None:
     """Refuse what is too large before a byte of it is asked for.
 
     Args:
-        size: bytes, as the Hub says; None: it does not say.
+        size: bytes, as the Hub says; None: it does not say, and `download` counts what comes.
         most: bytes; None: `$RRMSDK_MAX_GB`, by default 8 GB.
 
     Raises:
         IntegrityError: it is larger.
         FieldError: the setting is no number.
     """
-    if most is None:
-        told = os.environ.get(MAX_GB) or str(MOST_GB)
-        try:
-            most = float(told) * 1e9
-        except ValueError as exc:
-            raise FieldError(f"{MAX_GB} = {told!r} is no number of gigabytes") from exc
+    most = _limit() if most is None else most
     if size is not None and not 0 <= size <= most:
         raise IntegrityError(f"{what} has {size / 1e9:.3g} GB, more than {most / 1e9:.3g}. {MAX_GB} sets the limit")
 
 
-_JUDGED: ContextVar[bool] = ContextVar("judged", default=False)
-_SILENCE: ContextVar[float | None] = ContextVar("silence", default=None)
-
-
-@contextmanager
-def only_plain_names() -> Iterator[None]:
-    """Refuse answers whose ETag or commit could not be a file's name, while the block runs.
-
-    The client names files of its cache after them as they come, so `../../x` would be written outside of it.
-    """
-    _watch()
-    before = _JUDGED.set(True)
+def _limit() -> float:
+    """Bytes. Raises FieldError: the setting is no number."""
+    told = os.environ.get(MAX_GB) or str(MOST_GB)
     try:
-        yield
-    finally:
-        _JUDGED.reset(before)
-
-
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """No answer is waited for longer, while the block runs; the client would wait for ever."""
-    before, token = get_session().timeout, _SILENCE.set(seconds)
-    _watch()
-    try:
-        yield
-    finally:
-        _SILENCE.reset(token)
-        get_session().timeout = before
-
-
-def _watch() -> None:
-    """Every session is one of ours, also after a refused connection: then the client goes on with a new one."""
-    factory: Any = _http._GLOBAL_CLIENT_FACTORY
-    if getattr(factory, "func", None) is not _watched:
-        _http._GLOBAL_CLIENT_FACTORY = partial(_watched, factory)
-    _watched(get_session)
-
-
-def _watched(make: Any) -> httpx.Client:
-    session: httpx.Client = make()
-    if _plain not in session.event_hooks["response"]:
-        session.event_hooks["response"].append(_plain)
-    if (seconds := _SILENCE.get()) is not None:
-        session.timeout = httpx.Timeout(seconds)
-    return session
-
-
-def _plain(answer: httpx.Response) -> None:
-    if not _JUDGED.get():
-        return
-    for header in ("etag", "x-linked-etag", "x-repo-commit"):
-        said = answer.headers.get(header, "").removeprefix("W/").strip('"')
-        if said and not _PLAIN.fullmatch(said):
-            raise IntegrityError(f"{answer.request.url.host} answered with {header} {said!r}, which names no file")
+        return float(told) * 1e9
+    except ValueError as exc:
+        raise FieldError(f"{MAX_GB} = {told!r} is no number of gigabytes") from exc
 
 
 def _download(hub: Hub, repo: str, name: str, commit: str, kind: Kind, again: bool = False) -> Path:
-    with only_plain_names():
-        found = hf_hub_download(
+    return Path(
+        hf_hub_download(
             repo,
             name,
             repo_type=kind,
@@ -212,7 +166,7 @@ def _download(hub: Hub, repo: str, name: str, commit: str, kind: Kind, again: bo
             cache_dir=hub.cache,
             force_download=again,
         )
-    return Path(found)
+    )
 
 
 def whole(path: Path, sha256: str | None = None) -> bool:

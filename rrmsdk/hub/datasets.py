@@ -68,7 +68,7 @@ def dataset_files(
         chosen = choose(commit.files, repo)
         within_limit(commit.size(name for names in chosen.values() for name in names), spelt)
         found = {
-            split: [download(hub, repo, name, commit.oid, kind="dataset") for name in names]
+            split: [download(hub, repo, name, commit, kind="dataset") for name in names]
             for split, names in chosen.items()
         }
     for path in (path for paths in found.values() for path in paths if not whole(path)):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from rrmsdk import files
-from rrmsdk.errors import IntegrityError, RefError
+from rrmsdk.errors import DataError, IntegrityError, RefError
 from rrmsdk.hub.client import Hub, download, in_our_words, is_commit, look, within_limit
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
@@ -24,8 +29,20 @@ class Pulled:
 
 
 def place(hub: Hub, entry: External) -> Path:
-    """Where the bundle made of this checkpoint is kept: beside the client's cache, which knows repositories only."""
-    return hub.cache.parent / "rrmsdk" / "external" / entry.name
+    """Where the bundle made of this checkpoint is kept.
+
+    Beside the client's cache, which knows repositories only, where that is the usual HF_HOME/hub; the folder around
+    another one (a mounted /cache) may not be ours to write to, so there it is inside.
+    """
+    home = hub.cache.parent / "rrmsdk" if hub.cache.name == "hub" else hub.cache / ".rrmsdk"
+    return home / "external" / entry.name
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """No other process puts a bundle in its place meanwhile."""
+    with FileLock(place.parent / ".lock"):
+        yield
 
 
 def kept(hub: Hub, entry: External) -> Bundle | None:
@@ -35,6 +52,16 @@ def kept(hub: Hub, entry: External) -> Bundle | None:
         IntegrityError: a file of it changed.
     """
     folder = place(hub, entry)
+    with suppress(IntegrityError, DataError, OSError):
+        if found := _kept(folder, entry):
+            return found
+    # Between an old one and a new one there is a moment without any: look again when nobody is putting one there.
+    writable = folder.parent.is_dir() and os.access(folder.parent, os.W_OK)
+    with alone(folder) if writable else nullcontext():
+        return _kept(folder, entry)
+
+
+def _kept(folder: Path, entry: External) -> Bundle | None:
     if not bundles.is_bundle(folder):
         return None
     found = bundles.read(folder)
@@ -78,7 +105,7 @@ def pull(hub: Hub, entry: External, trust: str | None = None) -> Pulled:
         if source.size is not None and size not in (None, source.size):
             raise IntegrityError(f"{spelt}: {source.file} has {size} bytes, the index says {source.size}")
         within_limit(size, f"{spelt}: {source.file}")
-        path = download(hub, source.repo, source.file, commit.oid, sha256=source.sha256)
+        path = download(hub, source.repo, source.file, commit, sha256=source.sha256)
     digest = files.sha256(path)
     if source.sha256 not in (None, digest):
         raise IntegrityError(f"{spelt}: {source.file} has sha256 {digest}, the index says {source.sha256}")

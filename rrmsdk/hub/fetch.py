@@ -215,11 +215,11 @@ def _pull(hub: Hub, wanted: _Wanted) -> Fetched:
         if CARD not in commit.files:
             raise RefError(f"{wanted.spelt} is a repository, but no bundle: it has no {CARD}")
         within_limit(commit.files[CARD], f"{wanted.spelt}: its {CARD}", most=LARGEST_CARD)
-        card = download(hub, wanted.repo, CARD, commit.oid)
+        card = download(hub, wanted.repo, CARD, commit)
         if not whole(card):
             raise IntegrityError(f"{wanted.spelt} at commit {commit.oid}: {card} is not what the Hub says it is")
         for name, sha256 in _promised(value.read(Card, card), wanted, commit).items():
-            download(hub, wanted.repo, name, commit.oid, sha256=sha256)
+            download(hub, wanted.repo, name, commit, sha256=sha256)
     try:
         found = _verified(card.parent, wanted)
     except IntegrityError as exc:

@@ -145,7 +145,7 @@ def _on_the_hub(hub: Hub) -> Iterator[Listed]:
             commit = look(hub, repo)
             if CARD not in commit.files or commit.size([CARD]) > LARGEST_CARD:
                 continue
-            card = _card(download(hub, repo, CARD, commit.oid))
+            card = _card(download(hub, repo, CARD, commit))
             if card is None:
                 continue
             size = commit.size((CARD, *card.files))

@@ -15,7 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx
 
 from rrmsdk.errors import HubError, IntegrityError, MovedError
-from rrmsdk.hub.client import chain, limited
+from rrmsdk.hub.answers import limited
+from rrmsdk.hub.client import chain
 from rrmsdk.hub.fetch import Fetched, fetch
 from rrmsdk.schema.ref import Ref
 

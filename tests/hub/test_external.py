@@ -16,7 +16,8 @@ from huggingface_hub.utils import get_session
 
 from rrmsdk.errors import FieldError, HubError, IntegrityError, RefError, RrmError
 from rrmsdk.hub import door, external, fetch, index, push
-from rrmsdk.hub.client import download, limited
+from rrmsdk.hub.answers import HARMLESS, limited
+from rrmsdk.hub.client import Commit, download
 from rrmsdk.schema.bundle import CARD, WEIGHTS
 from rrmsdk.schema.entry import External, Ours
 from rrmsdk.schema.ref import Ref
@@ -251,7 +252,7 @@ class TestHostileHub:
         self, hub: HubServer, cache: Path, contents, tmp_path: Path
     ) -> None:
         """The client goes on with a new session then."""
-        commit = hub.put("acme/tiny", contents).oid
+        commit = Commit(hub.put("acme/tiny", contents).oid, {})
         hub.etag = "../../../escaped"
         with opened_when_refused(hub) as endpoint, pytest.raises(IntegrityError, match="which names no file"):
             download(door(endpoint, None, cache), "acme/tiny", CARD, commit)
@@ -260,7 +261,7 @@ class TestHostileHub:
     def test_after_a_refused_connection_an_answer_is_waited_for_no_longer_than_before(
         self, hub: HubServer, cache: Path, contents
     ) -> None:
-        commit = hub.put("acme/tiny", contents).oid
+        commit = Commit(hub.put("acme/tiny", contents).oid, {})
         with opened_when_refused(hub) as endpoint, limited(7.0):
             download(door(endpoint, None, cache), "acme/tiny", CARD, commit)
             assert get_session().timeout.read == 7.0
@@ -286,6 +287,24 @@ class TestHostileHub:
         hub.put("acme/tiny", {**contents, CARD: card.model_dump_json().encode(), name: b"x"})
         with pytest.raises(IntegrityError, match="which no bundle has"):
             fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_more_bytes_than_it_said_or_may_send_are_not_taken(
+        self, hub: HubServer, cache: Path, contents, monkeypatch: pytest.MonkeyPatch, told: bool
+    ) -> None:
+        hub.put("acme/tiny", contents)
+        hub.sizes, hub.served[WEIGHTS] = told, b"x" * 30_000_000
+        if not told:
+            monkeypatch.setenv("RRMSDK_MAX_GB", "1e-3")
+        most = int(HARMLESS) if told else 1_000_000
+        with pytest.raises(IntegrityError, match=f"{WEIGHTS}: more than {most} bytes come"):
+            fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache)
+        assert sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) < most + 100_000
+
+    def test_a_hub_that_says_no_sizes_is_pulled_from(self, hub: HubServer, cache: Path, contents, made) -> None:
+        hub.put("acme/tiny", contents)
+        hub.sizes = False
+        assert fetch(Ref.parse("hub:acme/tiny"), endpoint=hub.endpoint, cache=cache).bundle.card == made.card
 
     def test_a_card_that_is_too_large_is_not_downloaded(self, hub: HubServer, cache: Path, contents) -> None:
         hub.put("acme/tiny", {**contents, CARD: b" " * 1_000_001})

@@ -93,7 +93,8 @@ def info(ask: Ask, kind: str, id: str, revision: str) -> Answer:
     about = {"_id": id, "id": id, "modelId": id, "author": id.split("/")[0], "sha": commit.oid, "private": repo.private}
     dates = {"lastModified": DATE, "createdAt": DATE}
     figures = {"downloads": 0, "likes": 0, "gated": "auto" if repo.gated else False, "disabled": False, "tags": []}
-    return Answer(about | dates | figures | {"siblings": siblings(commit), "cardData": _head_of_the_page(commit)})
+    listed = siblings(commit) if ask.server.sizes else [{"rfilename": name} for name in commit.files]
+    return Answer(about | dates | figures | {"siblings": listed, "cardData": _head_of_the_page(commit)})
 
 
 def _head_of_the_page(commit: Commit) -> Any:

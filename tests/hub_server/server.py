@@ -30,6 +30,7 @@ class HubServer(ThreadingHTTPServer):
     part: LFS files larger than so many bytes are uploaded in parts of that size; None: never.
     page: so many rows of a list at once; None: all.
     etag: what every file's ETag says in place of the true one; None: the true one.
+    sizes: whether the list of a repository's files says how large they are.
     requests: (method, raw path, authorization) of every request so far; `heads` their headers, in the same order.
     """
 
@@ -48,6 +49,7 @@ class HubServer(ThreadingHTTPServer):
         self.served: dict[str, bytes] = {}
         self.before_commit: Callable[[], None] = lambda: None
         self.etag: str | None = None
+        self.sizes = True
         self.store: str | None = None
         self.part: int | None = None
         self.page: int | None = None
