@@ -16,13 +16,21 @@ SECONDS = 10.0  # for each of them
 
 
 def announce(job: Job, journal: Journal, run: int, told: Mapping[str, Any], seconds: float = SECONDS) -> None:
-    """Tell everybody who asked for this state, unless they were told already."""
+    """Tell everybody who asked for this state, unless they were told already.
+
+    A run that waits is asked again and again; what it waits for stands before the colon, and is told once.
+    """
     said = {"state": told["state"], "why": told["why"]}
     before = [event.told for event in journal.events(run) if event.kind == "announced"]
-    if before and {name: before[-1].get(name) for name in said} == said:
+    if before and _point(before[-1]) == _point(said):
         return
     heard = [_tell(notify, told, seconds) for notify in job.notify if told["state"] in notify.on]
     journal.note(run, "announced", **said, to=heard)
+
+
+def _point(said: Mapping[str, Any]) -> tuple[str, str]:
+    state, why = said["state"], said["why"]
+    return state, why.partition(":")[0] if state == "blocked" else why
 
 
 def _tell(notify: Notify, told: Mapping[str, Any], seconds: float) -> str:

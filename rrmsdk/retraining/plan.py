@@ -123,7 +123,7 @@ def _taught(room: Room, text: str, commit: str | None, endpoint: str | None) -> 
 
 def _pinned(text: str, at: str | None, endpoint: str | None) -> Taught:
     from rrmsdk import converting, hub
-    from rrmsdk.hub.client import download, in_our_words, look, repository
+    from rrmsdk.hub.client import LARGEST_CARD, download, in_our_words, look, repository, within_limit
 
     ref = Ref.parse(text)
     if ref.kind != "hub" or ref.org is None:
@@ -134,7 +134,8 @@ def _pinned(text: str, at: str | None, endpoint: str | None) -> Taught:
         commit = look(door, repo, at or ref.revision)
         if CARD not in commit.files:
             raise RefError(f"{text} is a repository, but no bundle: it has no {CARD}")
-        card = download(door, repo, CARD, commit.oid)
+        within_limit(commit.files[CARD], f"{text}: its {CARD}", most=LARGEST_CARD)
+        card = download(door, repo, CARD, commit)
     return Taught(ref=text, pinned=f"hub:{repo}@{commit.oid}", revision=commit.oid, card=files.sha256(card))
 
 

@@ -44,11 +44,14 @@ class TestHub:
         blocked = digits.retrain()
         assert (blocked.state, blocked.exit_code) == ("blocked", 76)
         assert blocked.why.startswith("hub: ")
+        digits.hub.trouble = lambda method, path: 429 if "/commit/" in path else None
+        assert digits.retrain().why != blocked.why
         digits.hub.trouble = lambda method, path: None
         outcome = digits.retrain()
         assert (outcome.run, outcome.state) == (blocked.run, "promoted")
         assert digits.published == [digits.champion] == [outcome.commit]
         assert digits.kinds(1).count("attempt") == 5  # each stage once
+        assert digits.kinds(1).count("announced") == 2  # that it waits for the Hub, and that it is done
 
     @pytest.mark.slow
     def test_a_hub_that_is_busy_for_a_moment_is_asked_again(self, digits: World) -> None:
