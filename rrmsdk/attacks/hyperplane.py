@@ -10,7 +10,8 @@ Flat = Float[Tensor, "B D"]
 PerRow = Float[Tensor, " B"]
 
 _NEWTON = 60  # steps at most; each fixes at least one coordinate and a handful are enough
-_TINY = 1e-12
+_TINY = 1e-12  # of the largest |w_i|
+_LEAST_TWO = -126  # exponent of the smallest normal number in fp32
 
 
 def towards_hyperplane(x: Flat, w: Flat, b: PerRow, norm: str) -> Flat:
@@ -22,7 +23,12 @@ def towards_hyperplane(x: Flat, w: Flat, b: PerRow, norm: str) -> Flat:
     one unknown, its length lam: delta_i = s_i min(lam v_i, room_i) with s the direction that helps, v_i = 1 (linf) or
     |w_i| (l2), room_i what [0, 1] leaves in that direction. gain(lam) = sum_i |w_i| min(lam v_i, room_i) grows and is
     concave, so Newton's method from 0 comes to gain(lam) = |b - <w, x>| from below, exactly, in finitely many steps.
+
+    Any multiple of (w, b) gives the same delta: they are first divided by the power of two next to the largest |w_i|.
     """
+    _, twos = torch.frexp(w.abs().amax(1))
+    unit = torch.ldexp(torch.ones_like(b), -twos.clamp_min(_LEAST_TWO))
+    w, b = w * unit[:, None], b * unit
     gap = b - (w * x).sum(1)
     sign = torch.where(gap >= 0, 1.0, -1.0)[:, None] * w.sign()
     room = torch.where(sign > 0, 1 - x, x).clamp_min(0.0) * (sign != 0)
