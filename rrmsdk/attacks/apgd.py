@@ -54,6 +54,8 @@ def apgd(
         eta and the best f are what they were at w_(j-1).
 
     Differs from the paper: a row stops as soon as the network is wrong, where the paper looks afterwards.
+    Differs from the authors' code, which starts on the surface of the ball, halves eta also where the sum equals
+    rho (w_j - w_(j-1)), takes f(x^(0)) for 0 in that sum, and rounds the lengths of windows down.
 
     Args:
         loss: `ce`, `dlr` (from 3 classes on), or `dlr-targeted` (from 4 on), each row with a target of its own.

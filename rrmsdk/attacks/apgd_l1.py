@@ -67,6 +67,7 @@ def apgd_l1(
     projected; what misleads the network counts in the last one only.
 
     Differs from the paper: a row stops as soon as the network is wrong, where the paper looks afterwards.
+    Differs from the authors' code: there |.|_0 counts pixels that only rounding has changed, too.
 
     Args:
         loss: `ce`, `dlr` (from 3 classes on), or `dlr-targeted` (from 4 on), each row with a target of its own.

@@ -50,7 +50,8 @@ def fab(threat: ThreatModel, *, steps: int = 100, targets: int = 0, restarts: in
         targets: the most likely wrong classes that are walked to in turn (FAB-T, Croce and Hein 2020,
             arXiv:2003.01690, section 4); 0: at each step the class whose linearised boundary is nearest, which costs
             a backward pass for each class.
-        restarts: of the untargeted one; the first starts at x.
+        restarts: of the untargeted one; the first starts at x, others in the ball of radius eps / 2, on whose surface
+            the authors' code starts.
     """
     settings: dict[str, Any] = {"steps": steps} | ({"targets": targets} if targets else {"restarts": restarts})
     return Attack(

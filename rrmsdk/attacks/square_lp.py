@@ -51,6 +51,8 @@ def square_lp(threat: ThreatModel, *, queries: int = 5000, rescale: bool = False
     Differs from the paper, as the authors' code does: a window's side is sqrt(p h w) rounded, then made odd by adding
     1, not the nearest odd number; in L1 the bumps of eta fall faster and W1 gets c times as much, which P_S cuts.
     Differs from the authors' code: each row has windows of its own, and they reach the last row and column of pixels.
+    Pixels that P_S puts back are the natural ones bit for bit, where theirs keep the rounding of x + nu - nu, of which
+    nu_W1 / |nu_W1| makes a full move.
 
     Args:
         rescale: whether p's schedule, made for 10,000 queries, is shrunk to `queries`. AutoAttack does not.

@@ -57,7 +57,7 @@ class Targeted(CountsAsInThePaper, APGDAttack_targeted):
 class DrawsOurs(SquareAttack):
     """Square on one image, told what to draw; it may put a window at the last place, too.
 
-    What it left alone is the natural pixel again: theirs keeps the rounding of (x + nu) - nu, and in L1 its division by
+    What P_S puts back is the natural pixel again: theirs keeps the rounding of (x + nu) - nu, and in L1 its division by
     the norm of what a window holds makes a move of it.
     """
 
