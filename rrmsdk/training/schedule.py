@@ -18,7 +18,9 @@ def factor(schedule: Schedule, step: int, total: int, per_epoch: int) -> float:
         case "cosine":
             return schedule.final + (1 - schedule.final) * (1 + cos(pi * done)) / 2
         case "triangular":
-            return (step + 1) / total / schedule.peak if done < schedule.peak else (1 - done) / (1 - schedule.peak)
+            if done < schedule.peak:
+                return min(1.0, (step + 1) / total / schedule.peak)  # the top may lie between two steps
+            return (1 - done) / (1 - schedule.peak)
         case "onecycle":
             if done < schedule.peak:
                 return 0.04 + 0.96 * (1 - cos(pi * done / schedule.peak)) / 2  # starts at lr/25
