@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias, get_args
 
+from pydantic import BaseModel
 from torch import nn
 
 from rrmsdk.errors import FieldError, did_you_mean
@@ -39,7 +40,7 @@ __all__ = ["KINDS", "Adversarial", "AnyMethod", "Banked", "Batch", "Inner", "Met
 
 
 def parse(fields: dict[str, Any]) -> AnyMethod:
-    """The method that `{name = "rrm", ...}` describes.
+    """The method that `{name = "rrm", ...}` describes; of its inner attack too, what is not given is the method's own.
 
     Raises:
         FieldError: an unknown method or field, with near matches.
@@ -47,7 +48,15 @@ def parse(fields: dict[str, Any]) -> AnyMethod:
     name = fields.get("name")
     if name not in KINDS:
         raise FieldError(f"unknown method {name!r}.{did_you_mean(str(name), KINDS)}")
-    return value.parse(KINDS[name], fields, f"method {name}")
+    return value.parse(KINDS[name], _with_own_inner(KINDS[name], fields), f"method {name}")
+
+
+def _with_own_inner(kind: type[BaseModel], fields: dict[str, Any]) -> dict[str, Any]:
+    """Else a recipe that asks TRADES for more steps would get `Inner`'s start, mode and step too."""
+    own, given = kind.model_fields.get("inner"), fields.get("inner")
+    if own is None or not isinstance(given, dict):
+        return fields
+    return fields | {"inner": own.default.model_dump() | given}
 
 
 def check(method: Method, pair: Pair) -> None:

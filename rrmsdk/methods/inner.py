@@ -18,10 +18,11 @@ from rrmsdk.schema.value import Value
 
 
 class Inner(Value):
-    """How the attack of a training step runs.
+    """How the attack of a training step runs. Each method has its own values; these are for those that name none.
 
     rel_step: length of a step as a share of eps.
-    start: `uniform` in the ball, `gaussian` (0.001 x N(0, 1), TRADES and its descendants), or `zero`.
+    start: `uniform` in the ball, `gaussian` (0.001 x N(0, 1), TRADES and its descendants), or `zero`; clipped to
+        [0, 1], which released codes but Fast AT's do after the first step only.
     mode: batch-norm and dropout of the student during the attack; `train` also moves the running statistics.
     eps_scale: the attack's radius as a multiple of the threat's; the threat itself is never changed.
     """

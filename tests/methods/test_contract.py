@@ -131,6 +131,12 @@ def test_a_method_reads_back_from_its_own_fields(name):
     assert methods.parse(method.model_dump(mode="json")) == method
 
 
+@pytest.mark.parametrize("name", sorted(kind for kind in KINDS if "inner" in KINDS[kind].model_fields))
+def test_an_attack_keeps_the_methods_own_fields_where_a_recipe_gives_only_some(name):
+    own = methods.parse({"name": name}).inner
+    assert methods.parse({"name": name, "inner": {"steps": 3}}).inner == own.model_copy(update={"steps": 3})
+
+
 def test_an_unknown_method_is_told_its_near_matches():
     with pytest.raises(FieldError, match=r"unknown method 'rmm'\. Did you mean 'rrm'"):
         methods.parse({"name": "rmm"})
