@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.kl import wide
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
@@ -25,7 +26,9 @@ class Igam(Value):
     """The student's input gradient is matched with the teacher's, by distance and by a discriminator that tells them
     apart. A teacher of another label set first needs a last layer for the student's.
 
-    The discriminator is trained in the same backward pass as the student, by the same optimiser.
+    The discriminator is trained in the same backward pass as the student, by the same optimiser. It sees the gradients
+    of student and teacher one after the other, so it has group norm (one group), but for the first layer, where the
+    released one has batch norm over both. Its cross-entropy is a mean over both, as in the released code.
 
     gan_weight: beta, of the student's deception (2 from CIFAR-10 to CIFAR-100, 5 from Tiny ImageNet to CIFAR-10).
     l2_weight: gamma, of the distance, summed over the batch; gradients are per pixel value of 0 to 255.
@@ -47,29 +50,31 @@ class Igam(Value):
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """CE(S(x), y) - beta D_xent(J_S, J_T) + gamma sum_i |J_S - J_T|^2.     Chan et al. 2020, eq. 8"""
-        loss = F.cross_entropy(pair.student(batch.x), batch.y)
         if batch.progress < self.begin:
-            return loss
-        J_S = saliency(pair.student, batch.x, batch.y, graph=True)
-        J_T = saliency(pair.teacher, batch.x, batch.y, graph=False)
-        loss = loss + self.l2_weight * (J_S - J_T).square().sum()
+            return F.cross_entropy(pair.student(batch.x), batch.y)
+        S, J_S = saliency(pair.student, batch.x, batch.y, graph=True)
+        _, J_T = saliency(pair.teacher, batch.x, batch.y, graph=False)
+        loss = F.cross_entropy(S, batch.y) + self.l2_weight * (J_S - J_T).square().sum()
         D = batch.companion
         if D is None:
             return loss
         fixed = {name: weight.detach() for name, weight in D.named_parameters()}
-        loss = loss - self.gan_weight * told_apart(functional_call(D, fixed, (unit(J_S),)), 0)
+        loss = loss - self.gan_weight * told_apart(functional_call(D, fixed, (unit(J_S),)), 0) / 2
         if batch.step % self.discriminator_every == 0:
-            loss = loss + told_apart(D(unit(J_S.detach())), 0) + told_apart(D(unit(J_T)), 1)
+            loss = loss + (told_apart(D(unit(J_S.detach())), 0) + told_apart(D(unit(J_T)), 1)) / 2
         return loss
 
 
-def saliency(network: Classifier, x: Tensor, y: Int64[Tensor, " B"], *, graph: bool) -> Gradient:
-    """J = grad_x p_y(x), of the true class's probability, x in 0 to 255."""
+def saliency(
+    network: Classifier, x: Tensor, y: Int64[Tensor, " B"], *, graph: bool
+) -> tuple[Float[Tensor, "B K"], Gradient]:
+    """Logits, and J = grad_x p_y(x), of the true class's probability, x in 0 to 255, of the same forward pass."""
     with torch.enable_grad():
         at = x.detach().requires_grad_()
-        p_y = network(at).float().softmax(1).gather(1, y[:, None]).sum()
+        logits = network(at)
+        p_y = wide(logits).softmax(1).gather(1, y[:, None]).sum()
         (grad,) = torch.autograd.grad(p_y, at, create_graph=graph)
-    return grad / 255
+    return logits, grad / 255
 
 
 def unit(J: Gradient) -> Gradient:

@@ -132,7 +132,7 @@ def test_igam_sums_squared_differences_of_input_gradients_over_the_batch(pair, b
 
 
 def test_igam_reaches_the_students_weights_through_its_input_gradient(pair, batch):
-    J = saliency(pair.student, batch.x, batch.y, graph=True)
+    _, J = saliency(pair.student, batch.x, batch.y, graph=True)
     J.square().sum().backward()
     assert pair.student.head.weight.grad.abs().sum() > 0
 
@@ -147,7 +147,7 @@ def test_the_discriminator_of_igam_is_trained_every_fifth_step_only(pair, batch)
 
 
 def test_a_gradient_shown_to_the_discriminator_has_mean_zero_and_length_one(pair, batch):
-    shown = unit(saliency(pair.teacher, batch.x, batch.y, graph=False)).flatten(1)
+    shown = unit(saliency(pair.teacher, batch.x, batch.y, graph=False)[1]).flatten(1)
     torch.testing.assert_close(shown.norm(dim=1), torch.ones(16))
     torch.testing.assert_close(shown.mean(1), torch.zeros(16), atol=1e-6, rtol=0)
 
