@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.batch import Batch, natural_logits
 from rrmsdk.methods.iad import trust
 from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.kl import Over, kl, kl_each
@@ -26,6 +26,8 @@ class AdaAd(Value):
     through_teacher: whether the attack's gradient goes through the teacher too (the paper; about twice the cost), or
         takes its answer at each step as given.
     kl_over: the released code divides by B x C on CIFAR-10 (`elements`) and by B on CIFAR-100.
+    clean_pass: forward x through the student even where lambda = 1 needs it for nothing, as the released code does: it
+        moves the running statistics of batch-norm towards natural images.
     """
 
     name: Literal["adaad"] = "adaad"
@@ -33,6 +35,7 @@ class AdaAd(Value):
     adv_weight: Annotated[float, Field(ge=0, le=1)] = 1.0
     through_teacher: bool = True
     kl_over: Over = "batch"
+    clean_pass: bool = False
     inner: Inner = ATTACK
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
@@ -41,12 +44,12 @@ class AdaAd(Value):
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """lambda KL(T(x') || S(x')) + (1 - lambda) KL(T(x) || S(x)).     Huang et al. 2023, eq. 7"""
-        weight = self.adv_weight
+        weight, on_clean = self.adv_weight, torch.zeros((), device=x_adv.device)
+        if weight < 1 or self.clean_pass:  # x first, as in the released code
+            on_clean = kl(natural_logits(pair, batch), pair.student(batch.x), over=self.kl_over)
         with torch.no_grad():
             T_adv = pair.teacher(x_adv)
-            T = pair.teacher(batch.x) if weight < 1 else T_adv
-        loss = weight * kl(T_adv, pair.student(x_adv), over=self.kl_over)
-        return loss if weight == 1 else loss + (1 - weight) * kl(T, pair.student(batch.x), over=self.kl_over)
+        return weight * kl(T_adv, pair.student(x_adv), over=self.kl_over) + (1 - weight) * on_clean
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """The outer objective at what the attack finds."""
@@ -54,7 +57,9 @@ class AdaAd(Value):
 
 
 class AdaIad(Value):
-    """AdaAD's attack with the introspection of IAD-I.
+    """AdaAD's attack with the introspection of IAD-I, at its alpha = 1.
+
+    The released code forwards x three times; here once, which moves the running statistics once.
 
     temperature: of the teacher's term alone.
     weight_teacher: whether the trust A multiplies the teacher's term; the released code leaves it out.

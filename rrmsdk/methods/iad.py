@@ -14,7 +14,7 @@ from torch import Tensor
 from rrmsdk.errors import MismatchError
 from rrmsdk.methods.batch import Batch
 from rrmsdk.methods.inner import Inner
-from rrmsdk.methods.kl import kl_each
+from rrmsdk.methods.kl import kl_each, wide
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -24,6 +24,8 @@ ATTACK = Inner(steps=10, rel_step=0.25, start="uniform", mode="train")
 
 class Iad1(Value):
     """The student trusts the teacher on x as far as the teacher is right on x', and itself for the rest.
+
+    The released code forwards x twice from `begin` on; here once, which moves the running statistics once.
 
     beta: exponent of the trust A = p_T(y | x')^beta.
     begin: share of the run after which A is used (epoch 60 of 200); before, A = 1: plain ARD.
@@ -51,7 +53,7 @@ class Iad1(Value):
         tau = self.temperature
         with torch.no_grad():
             T, T_adv = pair.teacher(batch.x), pair.teacher(x_adv)
-        clean, adv = pair.student(batch.x), pair.student(x_adv)
+        adv, clean = pair.student(x_adv), pair.student(batch.x)
         A = trust(T_adv, batch.y, self.beta) if batch.progress >= self.begin else torch.ones_like(T_adv[:, 0])
         own = clean.detach() if self.detach else clean
         taught = (A if self.weight_teacher else 1.0) * tau**2 * kl_each(T, adv, tau)
@@ -67,7 +69,7 @@ class Iad2(Value):
     """With a second, naturally trained teacher; both see x', and the hard label is on x'. Teachers: robust, natural.
 
     alpha_robust, alpha_natural: weights of the two teachers, as in the released code; the label has the rest.
-    begin: share of the run after which A is used (epoch 40 of 200).
+    begin: share of the run after which A is used (epoch 40 of 200); before, A = 1, and the student does not see x.
     detach: as in IAD-I.
     """
 
@@ -103,10 +105,12 @@ class Iad2(Value):
         tau, a1, a2 = self.temperature, self.alpha_robust, self.alpha_natural
         with torch.no_grad():
             robust, natural = (T(x_adv) for T in pair.teachers)
-        clean, adv = pair.student(batch.x), pair.student(x_adv)
-        A = trust(robust, batch.y, self.beta) if batch.progress >= self.begin else torch.ones_like(robust[:, 0])
-        own = clean.detach() if self.detach else clean
-        taught = A * kl_each(robust, adv, tau) + (1 - A) * kl_each(own, adv)
+        adv = pair.student(x_adv)
+        taught = kl_each(robust, adv, tau)
+        if batch.progress >= self.begin:
+            A, clean = trust(robust, batch.y, self.beta), pair.student(batch.x)
+            own = clean.detach() if self.detach else clean
+            taught = A * taught + (1 - A) * kl_each(own, adv)
         return (
             (1 - a1 - a2) * F.cross_entropy(adv, batch.y)
             + a1 * tau**2 * taught.mean()
@@ -120,4 +124,4 @@ class Iad2(Value):
 
 def trust(T_adv: Float[Tensor, "B C"], y: Int64[Tensor, " B"], beta: float) -> Float[Tensor, " B"]:
     """A_i = p_T(y | x')^beta"""
-    return T_adv.float().softmax(1).gather(1, y[:, None])[:, 0] ** beta
+    return wide(T_adv).softmax(1).gather(1, y[:, None])[:, 0] ** beta
