@@ -14,7 +14,7 @@ from torch import Tensor
 from rrmsdk.errors import MismatchError
 from rrmsdk.methods.batch import Batch
 from rrmsdk.methods.inner import Inner
-from rrmsdk.methods.kl import soft_ce_each
+from rrmsdk.methods.kl import soft_ce_each, wide
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -64,5 +64,5 @@ class Akd(Value):
         """sum_i beta_i softmax(T_i(x'))"""
         beta = self.beta or (1 / len(pair.teachers),) * len(pair.teachers)
         with torch.no_grad():
-            said = [b * T(x_adv).float().softmax(1) for b, T in zip(beta, pair.teachers, strict=True)]
+            said = [b * wide(T(x_adv)).softmax(1) for b, T in zip(beta, pair.teachers, strict=True)]
         return torch.stack(said).sum(0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rrmsdk.methods.batch import Batch
 from rrmsdk.methods.inner import Inner
-from rrmsdk.methods.kl import kl_each
+from rrmsdk.methods.kl import kl_each, wide
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -36,7 +36,7 @@ class Mart(Value):
 
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """BCE(S(x'), y) + beta KL(S(x) || S(x')) (1 - p_y(x)).     Wang et al. 2020, eq. 11"""
-        clean, adv = pair.student(batch.x).float(), pair.student(x_adv).float()
+        clean, adv = wide(pair.student(batch.x)), wide(pair.student(x_adv))
         y = batch.y[:, None]
         p_y = clean.softmax(1).gather(1, y)[:, 0]
         wrong = adv.softmax(1).scatter(1, y, 0.0).amax(1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rrmsdk import draws
 from rrmsdk.errors import MismatchError
 from rrmsdk.methods.batch import Batch, banked
-from rrmsdk.methods.kl import kl
+from rrmsdk.methods.kl import kl, wide
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -88,7 +88,7 @@ class MixAcm(Value):
         w, gamma = self.kd_weight, self.temperature
         T, *of_T = banked(self, pair, batch)
         S = pair.student.features(batch.x)
-        a_T = [a.float() for a in self._chosen(of_T, pair)]
+        a_T = [wide(a) for a in self._chosen(of_T, pair)]
         a_S = [activated(one) for one in self._chosen(S.maps, pair)]
         L_acm = torch.stack([self._apart(*ab) for ab in zip(self._mapped(a_S, batch), a_T, strict=True)]).sum()
         L_kd = gamma**2 * kl(T, S.logits, gamma) if w else torch.zeros_like(L_acm)
@@ -112,7 +112,7 @@ class MixAcm(Value):
 
 def activated(one: Float[Tensor, "B c h w"]) -> Maxima:
     """The spatial maximum of each channel."""
-    return one.float().amax((2, 3))
+    return wide(one).amax((2, 3))
 
 
 def pooled(a: Maxima, channels: int) -> Float[Tensor, "B k"]:

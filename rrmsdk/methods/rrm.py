@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rrmsdk.errors import MismatchError
 from rrmsdk.methods.batch import Batch, banked
+from rrmsdk.methods.kl import wide
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -49,7 +50,7 @@ class Rrm(Value):
         """lambda CE(S(x), y) + mean_i L_R(g_S(x_i), g_T(x_i)).     Vaishnavi et al. 2022, eq. 5"""
         (g_T,) = banked(self, pair, batch)
         S = pair.student.features(batch.x)
-        L_R = {"cosine": cosine, "relative_l2": relative_l2}[self.distance](S.embedding.float(), g_T.float())
+        L_R = {"cosine": cosine, "relative_l2": relative_l2}[self.distance](wide(S.embedding), wide(g_T))
         return self.ce_weight * F.cross_entropy(S.logits, batch.y) + L_R
 
 

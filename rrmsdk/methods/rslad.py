@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rrmsdk.methods.batch import Batch, banked, natural_logits
 from rrmsdk.methods.inner import Inner
-from rrmsdk.methods.kl import Over, mean, soft_ce_each
+from rrmsdk.methods.kl import Over, mean, soft_ce_each, wide
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.value import Value
 
@@ -59,5 +59,5 @@ class Rslad(Value):
 
     def _soft(self, pair: Pair, batch: Batch) -> Float[Tensor, "B C"]:
         (T,) = banked(self, pair, batch)
-        P = T.float().softmax(1)
+        P = wide(T).softmax(1)
         return (1 - self.label_share) * P + self.label_share * F.one_hot(batch.y, P.shape[1])
