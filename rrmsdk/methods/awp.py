@@ -24,7 +24,9 @@ _TINY = 1e-20
 class Awp(Value):
     """The base method, descended at the weights nearby where its loss is highest.
 
-    The released code takes the direction from one SGD step of a copy; its length cancels, so the gradient serves.
+    The released code takes the direction from one SGD step of a copy; its length cancels, so the gradient serves. It
+    steps at the perturbed weights and subtracts the perturbation afterwards, so that weight decay sees it; here the
+    gradient is brought back first, and weight decay is of the weights themselves.
 
     gamma: size of the perturbation as a share of each weight tensor's norm; 0.01 with pgd_at, 0.005 with trades.
     warmup: share of the run before it begins (10 epochs with trades).

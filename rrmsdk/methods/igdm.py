@@ -21,7 +21,8 @@ class Igdm(Value):
     """The base method, and a term that makes logits change alike from x - d to x + d, d = x' - x of the base's attack.
 
     As in the released code x - d is not clipped to [0, 1]. Its weight grows with the epoch and divides by a fixed 200;
-    here by the length of the run, and at every step.
+    here by the length of the run, and at every step. It forwards x through the student too, to no use but that it moves
+    the running statistics of batch-norm; here x - d and, beside the base method's passes, x + d are forwarded.
 
     alpha: the weight at the end of the run; searched for each base and teacher in the paper (AdaAD 5 to 20, RSLAD 0.9,
         ARD 5 to 10).

@@ -20,9 +20,10 @@ class Kd(Value):
 
     The baseline of RRM's table 2 and MixACM's "RKD"; little robustness comes across. Defaults are RRM's.
 
-    divide_twice: the student's logits are divided by tau once more, in both terms, as the networks of RRM's released
-        code do in their forward pass. Judge such a student as it is here, with plain logits: a softmax at 1/tau would
-        hide its gradient.
+    kl_over: RRM's released code divides by B x C (`elements`).
+    divide_twice: the logits of student and teacher are divided by tau once more, in both terms, as the networks of
+        RRM's released code do in their forward pass. Judge such a student as it is here, with plain logits: a softmax
+        at 1/tau would hide its gradient.
     """
 
     name: Literal["kd"] = "kd"
