@@ -51,9 +51,10 @@ class TrainSpec(Value):
     epochs: passes over the train split; may be a fraction. 0: the weights of `student.start` as they are.
     precision: autocast of the forward pass; weights and optimiser state stay fp32.
     channels_last: how images and weights lie in memory; narrow ResNets lie the other way on a CPU (training/layout.py).
-    ema: decay of an exponential moving average of the weights; None: none.
-    swa_from: share of the run after which weights are averaged with equal weight; None: none.
-    clip: largest L2 norm of the gradient; None: no clipping.
+    ema: decay of an exponential moving average of the weights; None: none. An average, once it has begun, is validated,
+        kept and served in the student's place; each time, 100 batches give it batch-norm statistics of its own.
+    swa_from: share of the run after which the weights of every step are averaged with equal weight; None: none.
+    clip: largest L2 norm of the student's gradient; None: no clipping.
     augment: `crop-flip` (pad 4, at 8 px pad 1), `crop` (no flip: digits) or `none`.
     head: `teacher` starts the student's last layer from the teacher's where shapes agree.
     keep: which weights the bundle serves: `last` (papers), or `best` on the validation split.

@@ -19,6 +19,7 @@ from rrmsdk.schema.card import Card
 from rrmsdk.schema.model import config_file
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.training.loop import Training
+from rrmsdk.training.served import keeps
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,17 @@ class Draft:
     card: Card
 
 
-def keep(training: Training, folder: Path, draft: Draft) -> None:
-    """A bundle of the student as it is now, where the recipe asks for one after this epoch and none is there.
+def keep(training: Training, student: Classifier, folder: Path, draft: Draft) -> None:
+    """A bundle of `student`, with which the run would end now, where the recipe asks for one and none is there.
 
     It is written beside its place and renamed: a kill leaves it whole or not at all.
 
     Raises:
         SaveError: it could not be written.
     """
-    epoch, rest = divmod(training.done, training.per_epoch)
+    epoch = training.done // training.per_epoch
     place = folder / bundles.EPOCHS / str(epoch)
-    if rest or epoch not in training.spec.keep_epochs or place.exists():
+    if not keeps(training) or place.exists():
         return
     beside = place.with_name(f".{epoch}.part")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
@@ -48,7 +49,7 @@ def keep(training: Training, folder: Path, draft: Draft) -> None:
     try:
         beside.mkdir(parents=True)
         value.write(draft.recipe, beside / bundles.RUN)
-        written(beside, training.pair.student, about, f"epoch {epoch}", says)
+        written(beside, student, about, f"epoch {epoch}", says)
         beside.replace(place)
     except OSError as exc:
         if isinstance(exc, SaveError):

@@ -6,22 +6,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from rrmsdk import data, models
 from rrmsdk.errors import DivergedError
-from rrmsdk.methods.batch import part
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema import value
 from rrmsdk.training import bank, checkpoint, distributed, epochs
-from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
-from rrmsdk.training.loop import Step, Training, autocast, draw, look, steps
+from rrmsdk.training.loop import Step, Training, look, steps
+from rrmsdk.training.served import due, served, validates
 from rrmsdk.training.validate import Validation, validate
 
 CHECKPOINT, BEST, LAST = "checkpoint.safetensors", "best.safetensors", "last.safetensors"
-BATCH_NORM_STEPS = 100  # batches behind the statistics of an averaged network
 SECONDS_BETWEEN_CHECKPOINTS = 300.0  # at most, however long an epoch takes
 ROW_EVERY = 20  # steps between two rows of metrics.csv
 
@@ -58,11 +55,13 @@ def run(
         try:
             saved = time.monotonic()
             for step, rate in _timed(training):
-                if draft is not None:  # before any checkpoint of this step: a resumed run would not come by again
-                    epochs.keep(training, folder, draft)
-                best = _after(step, rate, training, validation, folder, metrics, best, bar)
-                due = step.number % (training.spec.checkpoint_every or training.per_epoch) == 0
-                if due or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                student = served(training) if due(training) else None
+                if draft is not None and student is not None:
+                    # Before any checkpoint of this step: a resumed run would not come by again.
+                    epochs.keep(training, student, folder, draft)
+                best = _after(step, rate, training, student, validation, folder, metrics, best, bar)
+                to_save = step.number % (training.spec.checkpoint_every or training.per_epoch) == 0
+                if to_save or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                     look(step.loss, training)  # an accelerator's is not looked at in each step, and this one is kept
                     save(training, folder, best)
                     metrics.write()
@@ -78,8 +77,9 @@ def follow(training: Training, folder: Path) -> None:
     """The same run on a rank that is not the first: its share of the steps, and nothing that is written or told."""
     _begin(training, folder / CHECKPOINT, "", quiet=True)
     for _ in steps(training):
-        pass
-    _student(training)
+        if due(training):
+            served(training)
+    served(training)
 
 
 def _begin(training: Training, path: Path, title: str, quiet: bool) -> dict[str, str]:
@@ -101,17 +101,16 @@ def _timed(training: Training) -> Iterator[tuple[Step, float]]:
 
 
 def _after(
-    step: Step, rate: float, training: Training, validation: data.Split, folder: Path, metrics: Metrics,
-    best: Validation | None, bar: Bar,
+    step: Step, rate: float, training: Training, student: Classifier | None, validation: data.Split, folder: Path,
+    metrics: Metrics, best: Validation | None, bar: Bar,
 ) -> Validation | None:  # fmt: skip
     """What may be due after a step: a row, a look at validation. Gives the best validation so far."""
-    look_every = round(training.spec.validate_every * training.per_epoch)
     looked = None
-    if look_every and step.number % look_every == 0 and len(validation) and step.number < training.total:
-        looked = _validate(training, validation, training.pair.student)
+    if student is not None and validates(training) and len(validation):
+        looked = _validate(training, validation, student)
         if best is None or looked.score > best.score:
             best = looked
-            models.save(training.pair.student, folder / BEST)
+            models.save(student, folder / BEST)
     if step.number % ROW_EVERY == 0 or looked is not None or step.number == training.total:
         loss = step.loss.item()
         metrics.add(step, loss, rate, looked)
@@ -132,7 +131,7 @@ def _finish(
     training: Training, validation: data.Split, folder: Path, metrics: Metrics, best: Validation | None
 ) -> Trained:
     """Average, judge on validation, and write the two sets of weights."""
-    student = _student(training).eval()
+    student = served(training).eval()
     last = Validation(step=training.done, clean=0.0, robust=0.0)
     if len(validation):
         last = _validate(training, validation, student)
@@ -142,16 +141,3 @@ def _finish(
         models.save(student, folder / BEST)
     metrics.write()
     return Trained(last=last, best=best)
-
-
-def _student(training: Training) -> Classifier:
-    """The student, or its average with statistics of its own, for which each rank shows it its parts of the batches."""
-    if training.average is None or int(training.average.n_averaged) == 0:
-        return training.pair.student
-    student, parts = cast(Classifier, training.average.module), distributed.parts(training.spec.accumulate)
-    drawn = (draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total)))
-    batches = (part(batch, number, parts.of) for batch in drawn for number in parts.numbers)
-    with autocast(training.spec, training.device):
-        refresh_batch_norm(student, training.pair.teachers, training.method, batches)
-    distributed.average_statistics(student)
-    return student

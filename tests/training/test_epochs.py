@@ -55,6 +55,15 @@ def test_the_weights_are_those_of_a_run_that_stops_there(tmp_path):
     assert sha256(stopped.path / "epochs" / "2" / "model.safetensors") == sha256(short.weights)
 
 
+def test_of_a_run_that_averages_the_average_is_kept(tmp_path):
+    train = {"schedule": {"kind": "constant"}, "ema": 0.9}
+    stopped = go(tmp_path / "long", **train)
+    short = go(tmp_path / "short", **train, epochs=2, keep_epochs=[])
+    kept, last = load_file(stopped.path / "epochs" / "2" / "model.safetensors"), load_file(short.weights)
+    # The statistics are of 100 batches, or as many as a run has.
+    assert all(torch.equal(kept[name], last[name]) for name in last if name.endswith(("weight", "bias")))
+
+
 def test_keeping_epochs_changes_no_bit_of_the_run(run, tmp_path):
     assert sha256(go(tmp_path / "plain", keep_epochs=[]).weights) == sha256(run.weights)
 
@@ -119,9 +128,9 @@ def test_a_full_disk_leaves_no_half_epoch(tmp_path):
     info = data.load(small.DATA).info
     draft = folder.draft(tmp_path, value.parse(Recipe, RECIPE), training.pair.student.config, info, ())
     with full_disk(), pytest.raises(SaveError, match="could not write"):
-        epochs.keep(training, tmp_path, draft)
+        epochs.keep(training, training.pair.student, tmp_path, draft)
     assert not (tmp_path / "epochs" / "1").exists()
-    epochs.keep(training, tmp_path, draft)
+    epochs.keep(training, training.pair.student, tmp_path, draft)
     assert bundles.read(tmp_path / "epochs" / "1").card.weights == "epoch 1"
 
 

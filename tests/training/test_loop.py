@@ -18,6 +18,7 @@ from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.layout import layout
 from rrmsdk.training.loop import draw
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
+from rrmsdk.training.served import served
 from tests.training import small
 from tests.training.small import DATA, THREAT, training
 
@@ -111,6 +112,32 @@ def test_averaged_weights_are_served_with_statistics_of_their_own(tmp_path):
     plain = run(training("natural", epochs=3), held_out, tmp_path / "plain", quiet=True)
     averaged = run(training("natural", epochs=3, swa_from=0.5), held_out, tmp_path / "swa", quiet=True)
     assert averaged.last.clean > plain.last.clean - 0.1
+
+
+def test_a_run_that_averages_is_validated_by_its_average(tmp_path):
+    held_out, spec = data.load(DATA).validation, {"ema": 0.95, "lr": 0.3, "schedule": {"kind": "constant"}}
+    short = run(training("natural", epochs=5, **spec), held_out, tmp_path / "short", quiet=True)
+    run(training("natural", epochs=6, validate_every=5, **spec), held_out, tmp_path / "long", quiet=True)
+    rows = list(csv.DictReader((tmp_path / "long" / "metrics.csv").read_text().splitlines()))
+    (looked,) = [(row["val_clean"], row["val_robust"]) for row in rows if int(row["step"]) == short.last.step]
+    assert looked == (f"{short.last.clean:.4f}", f"{short.last.robust:.4f}")
+
+
+def test_the_statistics_of_an_average_are_a_function_of_the_run_alone():
+    class Noisy:
+        """Draws from torch's generator, as dropout in front of batch-norm does."""
+
+        def loss(self, pair, batch):
+            return F.cross_entropy(pair.student(batch.x + torch.randn_like(batch.x)), batch.y)
+
+    going = training("natural", epochs=0.2, ema=0.9)
+    going.method = Noisy()
+    next(steps(going))
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append({name: entry.clone() for name, entry in served(going).named_buffers()})
+    assert all(torch.equal(entry, found[1][name]) for name, entry in found[0].items())
 
 
 def test_validation_leaves_the_student_as_it_was():
