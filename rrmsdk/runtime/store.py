@@ -95,8 +95,7 @@ class Store:
         """All in the folder, oldest first: numbers in a name count as numbers."""
         if self._root is None or not self._root.is_dir():
             return []
-        names = [place.name for place in self._root.iterdir() if VERSION.fullmatch(place.name)]
-        return sorted((name for name in names if bundles.is_bundle(self._root / name)), key=_natural)
+        return sorted((place.name for place in self._root.iterdir() if self._holds(place.name)), key=_natural)
 
     def left(self, version: str) -> bool:
         """Whether it was rolled back from, and is what it was then: only who names it lets it answer again."""
@@ -243,14 +242,19 @@ class Store:
             return self._first, None
         if not VERSION.fullmatch(version):
             raise Refused(404, "a version is 1 to 64 letters, digits, '.', '_' and '-'")
-        if self._root is not None:
-            place = self._root / version
-            if bundles.is_bundle(place) and place.resolve().parent == self._root.resolve():
-                return place, version
+        if self._root is not None and self._holds(version):
+            return self._root / version, version
         for served in self.loaded:  # the bundle that was named has no folder in `root`
             if served.version == version and served.bundle.path == self._first:
                 return served.bundle.path, None
         raise Refused(404, f"there is no version {version}. POST /v2/repository/index names those that there are")
+
+    def _holds(self, version: str) -> bool:
+        """Whether the folder itself has that version: a link that leads out of it is none."""
+        if self._root is None or not VERSION.fullmatch(version):
+            return False
+        place = self._root / version
+        return bundles.is_bundle(place) and place.resolve().parent == self._root.resolve()
 
     def _first_of(self, version: str | None) -> str:
         """`version`, or the newest; one that was rolled back from only where there is no other."""

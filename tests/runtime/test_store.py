@@ -181,7 +181,21 @@ def test_a_version_is_never_a_path(root: Path, tmp_path: Path, version: str) -> 
 def test_a_link_that_leads_out_of_the_folder_is_no_version(root: Path, tmp_path: Path) -> None:
     make_served(tmp_path / "outside")
     (root / "11").symlink_to(tmp_path / "outside")
-    assert refused(started(root), "11").says.startswith("there is no version 11. POST /v2/repository/index")
+    store = started(root)
+    assert refused(store, "11").says.startswith("there is no version 11. POST /v2/repository/index")
+    assert "11" not in [version for version, _, _ in store.index()]
+
+
+@pytest.mark.parametrize("how", ["newest", "pinned"])
+def test_a_server_does_not_begin_with_a_link_that_leads_out_of_the_folder(root: Path, tmp_path: Path, how: str) -> None:
+    make_served(tmp_path / "outside", seed=7)
+    (root / "2026-12-01").symlink_to(tmp_path / "outside")
+    if how == "newest":
+        assert started(root).find(None).version == "2026-11-24"
+        return
+    (root / PIN).write_text("2026-12-01\n")
+    with pytest.raises(DataError, match="names version 2026-12-01, which is not there"):
+        started(root)
 
 
 def broken(root: Path, how: str) -> str:
