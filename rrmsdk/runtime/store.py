@@ -179,7 +179,9 @@ class Store:
             self._may_change(before.version, pin)
             self._keep_pin(before.version, pin)
             self._let_answer(before)
-            self._keep_left({**self._left(), asked[0].version: files.sha256(asked[0].bundle.path / bundles.CARD)})
+            with suppress(OSError):  # whose folder was taken away needs no keeping away
+                card = asked[0].bundle.path / bundles.CARD
+                self._keep_left({**self._left(), asked[0].version: files.sha256(card)})
             return before
 
     async def unload(self, version: str | None) -> None:

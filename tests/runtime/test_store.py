@@ -131,6 +131,15 @@ def test_a_version_that_was_rolled_back_from_answers_where_there_is_no_other(roo
     assert started(root).find(None).version == "9"
 
 
+def test_one_goes_back_though_the_folder_of_the_version_that_is_left_was_taken_away(root: Path) -> None:
+    store = started(root)
+    load(store, "9")
+    shutil.rmtree(root / "9")
+    assert asyncio.run(store.roll_back(None)).version == "2026-11-24"
+    assert store.find(None).version == "2026-11-24"
+    assert not store.left("9")
+
+
 def test_there_is_nothing_to_go_back_to_at_first(root: Path) -> None:
     with pytest.raises(Refused, match="no version to go back to"):
         asyncio.run(started(root).roll_back(None))
