@@ -204,7 +204,7 @@ async def predict(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     service = service_of(request)
-    service.metrics.drifted(service.store.loaded)
+    service.metrics.drifted(service.store.named)
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

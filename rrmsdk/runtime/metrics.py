@@ -180,11 +180,11 @@ class Metrics:
         if version is not None:
             self.serving.labels(version).set(1)
 
-    def drifted(self, loaded: Sequence[Served]) -> None:
+    def drifted(self, named: Sequence[Served]) -> None:
         """What the last windows of these versions, and of no other, have found."""
         for gauge in (self.effect, self.above, self.windows):
             gauge.clear()
-        for served in loaded:
+        for served in named:
             if served.windows is None:
                 continue
             last = served.windows.last

@@ -112,7 +112,7 @@ def _operation(one: Operation, service: Service) -> dict[str, Any]:
 
 
 def _named(name: str, service: Service) -> dict[str, Any]:
-    known = [service.name] if name == "model" else [one.version for one in service.store.loaded] or ["1"]
+    known = [service.name] if name == "model" else [one.version for one in service.store.named] or ["1"]
     schema = {"type": "string", "enum": known}
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": known[0]}
 

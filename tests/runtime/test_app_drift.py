@@ -65,6 +65,17 @@ def test_dark_images_are_found_and_prometheus_is_told(served: Served) -> None:
     assert counted(served, "rrmsdk_drift_effect", version="2", of="margin") == last["drift"]["margin"]["effect"]
 
 
+def test_prometheus_is_told_of_the_canary_too(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        with_reference(make_served(tmp_path / version))
+    (tmp_path / "pinned").write_text("1\n")
+    with serving(models=tmp_path, name="digits", window=40, canary="2=100") as running:
+        send(running, some_digits(40, seed=2) / 4)
+        assert counted(running, "rrmsdk_drift_windows", version="1") == 0
+        assert counted(running, "rrmsdk_drift_windows", version="2") == 1
+        assert counted(running, "rrmsdk_drift_above", version="2", of="channel_0") == 1
+
+
 def test_a_version_of_an_older_export_is_told_to_be_exported_again(tmp_path: Path) -> None:
     make_served(tmp_path / "1")
     with serving(models=tmp_path, name="digits") as running:

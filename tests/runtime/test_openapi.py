@@ -62,6 +62,16 @@ def test_every_route_is_in_it_and_nothing_else(service: Service) -> None:
     assert {(one.method, one.path) for one in OPERATIONS} == {one for one in there if one[0] != "head"}
 
 
+def test_the_versions_in_it_are_those_that_a_request_may_name(service: Service) -> None:
+    store = service.store
+    canary = store.begin_beside("canary", "1")
+    try:
+        told = openapi.page(service)["paths"]["/v2/models/{model}/versions/{version}"]["get"]["parameters"]
+        assert told[1]["schema"]["enum"] == [one.version for one in store.named] == ["2", canary.version]
+    finally:
+        store.end("canary")
+
+
 def test_its_names_are_unique_and_its_references_lead_somewhere(page: dict[str, Any]) -> None:
     made = [operation for path in page["paths"].values() for operation in path.values()]
     assert len({one["operationId"] for one in made}) == len(made) == len(OPERATIONS)
