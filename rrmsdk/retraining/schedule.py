@@ -28,6 +28,7 @@ from rrmsdk.retraining.lock import hold
 from rrmsdk.retraining.observe import observe
 from rrmsdk.retraining.room import RUNS, STATE, root
 from rrmsdk.schema import job as jobs
+from rrmsdk.schema import value
 from rrmsdk.schema.cause import Cause, Observed, Past
 from rrmsdk.schema.job import Job
 
@@ -312,14 +313,15 @@ def _seen(kept: Journal) -> datetime:
 
 
 def past_of(kept: Journal) -> tuple[Past, ...]:
-    """The runs of a job, the earliest first."""
+    """The runs of a job, the earliest first. Raises FieldError: another rrmsdk has written what they saw."""
     observed = {event.run: event.told.get("observed", {}) for event in kept.events(kind="begun")}
     waited = _waits(kept)
     return tuple(
         Past(
             key=run.cause, state=run.state, began=datetime.fromtimestamp(run.begun, UTC),
             ended=None if run.ended is None else datetime.fromtimestamp(run.ended, UTC),
-            waited=tuple(waited.get(run.number, ())), observed=Observed.model_validate(observed.get(run.number, {})),
+            waited=tuple(waited.get(run.number, ())),
+            observed=value.parse(Observed, observed.get(run.number, {}), f"{kept.path}, run {run.id}"),
         )
         for run in reversed(kept.runs())
     )  # fmt: skip
@@ -350,7 +352,8 @@ def _champion(kept: Journal) -> tuple[str | None, str | None]:
 
 def _waited(kept: Journal, run: Run, now: datetime) -> bool:
     times = sum(event.kind == "blocked" for event in kept.events(run.number))
-    return now.timestamp() - (run.ended or 0.0) >= min(LONGEST, WAIT * 2 ** (times - 1))
+    doubled = 2 ** min(times - 1, 16)  # no float holds those of a run that has been blocked for six weeks
+    return now.timestamp() - (run.ended or 0.0) >= min(LONGEST, WAIT * doubled)
 
 
 def _last_touched(one: Scheduled) -> float:

@@ -140,6 +140,26 @@ class TestTick:
         (again,) = tick(0.01).started
         assert again.why == "again: it was blocked by hub: down"
 
+    def test_a_run_that_has_been_blocked_for_months_is_tried_again_too(self, tick, nightly: Scheduled) -> None:
+        tick()
+        end(tick(1))
+        with journals.opened(nightly.folder) as kept:
+            kept.end(1, "blocked", "teacher-gone: no such repository")
+            row = "INSERT INTO event (run, at, kind, told) VALUES (1, 0, 'blocked', '{}')"
+            kept.base.executemany(row, [()] * 1100)  # each hour, since the first day
+        assert tick(0.04).started == ()
+        (again,) = tick(0.05).started
+        assert again.why.startswith("again: it was blocked by teacher-gone")
+
+    def test_a_journal_of_another_rrmsdk_keeps_no_other_job_from_running(self, jobs: Path, tick, nightly) -> None:
+        (jobs / "second.toml").write_text(JOB.format(name="second"))
+        tick(parallel=2)
+        with journals.opened(nightly.folder) as kept:
+            kept.end(kept.begin("manual 1", observed={"weather": "rain"}).number, "kept")
+        ticked = tick(1, parallel=2)
+        assert [one.job for one in ticked.started] == ["second"]
+        assert "run 000001: unknown field 'weather'" in ticked.troubles["nightly"]
+
     def test_a_job_that_cannot_be_read_keeps_no_other_from_running(self, jobs: Path, tick) -> None:
         (jobs / "bad.toml").write_text("version = 2")
         (jobs / "zz.toml").write_text(JOB.format(name="nightly"))
