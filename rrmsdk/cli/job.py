@@ -69,7 +69,7 @@ def explain(file: File, as_json: AsJson = False) -> None:
     from rrmsdk.retraining.explain import explained, next_slots
 
     job, now = valid(file), datetime.now(UTC)
-    about, upcoming = explained(job, now), next_slots(job, now)
+    about, upcoming = explained(job), next_slots(job, now)
     if as_json:
         print_json({"name": job.name, "digest": job.digest, "slots": upcoming} | about)
         return

@@ -61,9 +61,7 @@ def logs(folder: Path, run: int | None) -> tuple[tuple[Event, ...], str]:
         if found is None:
             return (), ""
         events = kept.events(found.number)
-    path = folder / RUNS / found.id / LOG
-    printed = path.read_bytes()[-TAIL:].decode(errors="replace") if path.is_file() else ""
-    return events, printed
+    return events, _printed(folder / RUNS / found.id / LOG)
 
 
 def lines(events: tuple[Event, ...]) -> Iterator[str]:
@@ -71,6 +69,14 @@ def lines(events: tuple[Event, ...]) -> Iterator[str]:
     for event in events:
         told = "  ".join(f"{name}={said}" for name, said in event.told.items() if said not in ("", None, [], {}))
         yield f"{_time(event.at)}  {event.kind}  {told}".rstrip()
+
+
+def _printed(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))  # the page asks again and again, and a log may be large
+        return file.read(TAIL).decode(errors="replace")
 
 
 def _told(kept: Journal, run: Run) -> dict[str, Any]:

@@ -15,11 +15,11 @@ SLOTS = 5
 _DIFFER = 0.1  # of the images: what two trainings of one recipe often differ in; only to give an idea
 
 
-def explained(job: Job, now: datetime) -> dict[str, tuple[str, ...]]:
+def explained(job: Job) -> dict[str, tuple[str, ...]]:
     """Sentences about `job`, by what they are about. Raises FieldError, MissingExtraError: cron."""
     return {
         "makes": (_makes(job),),
-        "starts": tuple(line for one in job.trigger for line in _starts(one, now)) or ("Only by hand.",),
+        "starts": tuple(line for one in job.trigger for line in _starts(one)) or ("Only by hand.",),
         "held back": tuple(_held_back(job)),
         "judges": tuple(_judges(job)),
         "promotes": tuple(_promotes(job.gate)),
@@ -45,7 +45,7 @@ def _makes(job: Job) -> str:
     )
 
 
-def _starts(trigger: Trigger, now: datetime) -> Iterator[str]:
+def _starts(trigger: Trigger) -> Iterator[str]:
     match trigger:
         case Cron():
             missed = "the latest is made up for" if trigger.catch_up == "latest" else "none is made up for"

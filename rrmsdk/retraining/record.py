@@ -47,7 +47,7 @@ def job(jobs: Path, state: Path | None, name: str, now: datetime) -> Told:
     found, _ = _scheduled(jobs, state)
     folder = _folder(found, state, name)
     one = found.get(name)
-    told = (_status(one, now) if one else _left(folder)) | {"about": _about(one, now), "floors": _floors(one)}
+    told = (_status(one, now) if one else _left(folder)) | {"about": _about(one), "floors": _floors(one)}
     try:
         with journals.reading(folder) as kept:
             return told | {"runs": [_row(kept, folder, run) for run in kept.runs()], "champions": list(_crowned(kept))}
@@ -157,12 +157,12 @@ def _unread(name: str, file: str | None, exc: RrmError) -> Told:
     }  # fmt: skip
 
 
-def _about(one: Scheduled | None, now: datetime) -> Told:
+def _about(one: Scheduled | None) -> Told:
     """In sentences."""
     if one is None:
         return {}
     try:
-        return dict(explained(one.job, now))
+        return dict(explained(one.job))
     except RrmError as exc:
         return {"trouble": (str(exc),)}
 

@@ -169,7 +169,7 @@ def test_every_trigger_rule_and_person_to_tell_has_its_sentence():
         budget={"hours_per_week": 40},
         judge={"images": 1000, "curve": "0..1:4"},
     )
-    told = explained(job, NOW)
+    told = explained(job)
     text = " ".join(line for lines in told.values() for line in lines)
     for said in (
         "When path:/images has at least 500 new train images and then not changed for 600 s.",
@@ -189,7 +189,7 @@ def test_every_trigger_rule_and_person_to_tell_has_its_sentence():
 
 
 def test_few_images_are_said_to_tell_little():
-    (_, said) = explained(_job(judge={"images": 1000}), NOW)["judges"]
+    (_, said) = explained(_job(judge={"images": 1000}))["judges"]
     assert said == (
         "Should 10 % of so many images differ between the two, a challenger that is exactly as robust is within 0.3 "
         "points surely enough in about 8 % of all cases."

@@ -256,6 +256,8 @@ class TestPerson:
         assert (row["state"], row["why"]) == ("promoted", "every rule is kept.")
         events, _ = board.logs(nightly.folder, None)
         assert any("begun" in line for line in board.lines(events))
+        (nightly.folder / "runs" / "000001" / "log").write_bytes(b"early " + b"late " * board.TAIL)
+        assert board.logs(nightly.folder, None)[1] == "late " * (board.TAIL // 5)
 
     def test_an_unknown_job_is_told_its_near_match(self, jobs: Path, tmp_path: Path) -> None:
         with pytest.raises(MismatchError, match=r"no job in .*jobs is 'nihgtly'\. Did you mean 'nightly'"):
