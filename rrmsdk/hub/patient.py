@@ -96,7 +96,7 @@ def _asked_for(exc: HubError) -> float:
     """Seconds that the Hub asked to be left alone."""
     answered = next((cause for cause in chain(exc) if isinstance(cause, HfHubHTTPError)), None)
     said = answered.response.headers.get("Retry-After", "") if answered else ""
-    if said.isdigit():
+    if said.isdecimal():
         return float(said)
     try:
         return (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()

@@ -204,6 +204,12 @@ class TestTroubles:
         seen(hub)
         assert time.monotonic() - begun >= 0.9
 
+    @pytest.mark.parametrize("wait", ["\u00b2", "soon", "-1", ""])
+    def test_a_wait_that_is_none_is_not_kept(self, hub: HubServer, bundles: list[Bundle], wait: str) -> None:
+        promoted(hub, bundles[0], A)
+        hub.trouble = once("GET", "/refs", Refuse(429, {"Retry-After": wait}))
+        assert seen(hub).champion is not None
+
     def test_a_hub_that_stays_down_is_asked_again_until_the_time_is_over(self, hub: HubServer) -> None:
         hub.trouble = lambda method, path: 503
         patience = Patience(whole=0.5, first=0.05, most=0.1)
