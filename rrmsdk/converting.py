@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import date
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,7 +121,7 @@ def _card(entry: External, config: ModelConfig, pulled: Pulled) -> Card:
             test=0, fingerprint="", encoding="unknown",
         ),
         origin=pulled.origin, licence=entry.licence, notes=f"{entry.notes} {figures}".strip(),
-        rrmsdk_version=version("rrmsdk"), date=date.today().isoformat(),
+        rrmsdk_version=version("rrmsdk"), date=datetime.now(UTC).date().isoformat(),
     )  # fmt: skip
 
 

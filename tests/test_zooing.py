@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,17 @@ def test_its_card_says_whose_bytes_it_was_made_of(place: dict, server: HubServer
     assert "a paper" in found.bundle.card.notes
     assert found.bundle.card.licence == "mit"
     assert found.bundle.card.score is None
+
+
+def test_its_card_has_the_day_in_utc_as_every_other_card_has(place: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    elsewhere = "Etc/GMT-14" if now.hour >= 11 else "Etc/GMT+12"  # where it is another day
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", elsewhere)
+        time.tzset()
+        found = fetch(place)
+    time.tzset()
+    assert found.bundle.card.date in (now.date().isoformat(), datetime.now(UTC).date().isoformat())
 
 
 def test_the_second_time_nothing_is_asked(place: dict, server: HubServer) -> None:
