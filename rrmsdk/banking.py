@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rrmsdk import teachers
-from rrmsdk.errors import MissingExtraError
+from rrmsdk.opening import device_here, needs_torch
 from rrmsdk.schema import value
 from rrmsdk.schema.bank import BankInfo
 from rrmsdk.schema.recipe import BankSpec, Recipe
@@ -22,12 +22,7 @@ def bank(recipe: str | Path | Recipe | Mapping[str, Any], *, quiet: bool = False
     Raises:
         As `transfer`; and as `rrmsdk.training.bank.write`.
     """
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise MissingExtraError("train", "rrmsdk.bank")
-    import torch
-
+    needs_torch("bank")
     from rrmsdk import data, methods
     from rrmsdk.models.pair import Pair
     from rrmsdk.training import bank as banks
@@ -38,7 +33,6 @@ def bank(recipe: str | Path | Recipe | Mapping[str, Any], *, quiet: bool = False
     method = methods.parse(read.method)
     images = data.load(read.data)
     networks = teachers.networks(teachers.fetch(read.teachers), images.info, method)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pair = Pair(folder.student(read, images.info, networks), networks)  # targets do not depend on the student
-    training = prepare(pair, method, images.train.to(device), read.threat, spec, seed=read.seed)
+    training = prepare(pair, method, images.train.to(device_here()), read.threat, spec, seed=read.seed)
     return banks.write(training, quiet=quiet)[1]

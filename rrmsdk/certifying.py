@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.diagnosing import _chosen, _sensible
 from rrmsdk.errors import FieldError
-from rrmsdk.opening import data_of, device_here, images_of, needs_torch, owned
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -60,11 +59,11 @@ def certify(
     from rrmsdk.verification.smoothing import measure
 
     how = value.parse(Smoothing, {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha}, "certify")
-    _sensible(images=(images or 0, 0), batch=(batch, 1))
+    at_least(images=(images or 0, 0), batch=(batch, 1))
     wanted = _lengths(radii)
     bundle = owned(model, out)
     found = images_of(data_of(bundle, data), bundle)
-    chosen = _chosen(found, split, images or 0)
+    chosen = split_of(found, split, images or 0)
     with progress(f"certify {bundle.card.name}", quiet) as bar:
         result = measure(
             models.from_bundle(bundle).to(device_here()), chosen, how, threat=bundle.card.threat, radii=wanted,

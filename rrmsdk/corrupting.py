@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.diagnosing import _chosen, _sensible
-from rrmsdk.opening import data_of, device_here, images_of, needs_torch, owned
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.corruption import Corruptions
@@ -46,10 +45,10 @@ def corrupt(
     from rrmsdk.training.log import progress
     from rrmsdk.verification.corruptions.measure import measure
 
-    _sensible(images=(images or 0, 0), batch=(batch, 1))
+    at_least(images=(images or 0, 0), batch=(batch, 1))
     bundle = owned(model, out)
     found = images_of(data_of(bundle, data), bundle)
-    chosen = _chosen(found, split, images or 0)
+    chosen = split_of(found, split, images or 0)
     with progress(f"corrupt {bundle.card.name}", quiet) as bar:
         result = measure(
             models.from_bundle(bundle).to(device_here()), chosen, info=found.info, split_name=split, seed=seed,

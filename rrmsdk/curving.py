@@ -8,9 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.diagnosing import _chosen, _sensible
 from rrmsdk.errors import FieldError
-from rrmsdk.opening import data_of, device_here, images_of, needs_torch, owned
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -71,7 +70,7 @@ def curve(
 
     asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed}
     spec = value.parse(VerifySpec, asked, "curve")
-    _sensible(images=(images or 0, 0))
+    at_least(images=(images or 0, 0))
     typed = None if eps is None else read_radii(eps)
     if norm is not None:
         value.parse(ThreatModel, {"norm": norm, "eps": 1}, "curve")
@@ -80,7 +79,7 @@ def curve(
     radii = typed or _around(threat, norm)
     source = data_of(bundle, data)
     found = images_of(source, bundle)
-    chosen = _chosen(found, split, images or 0)
+    chosen = split_of(found, split, images or 0)
     strength = spec.model_dump_json(exclude={"batch", "at_least", "stop", "confidence", "images"})
     kept = Path(journal or hidden(bundle, "curve", source.model_dump_json(), norm or threat.norm, split, strength))
     with progress(f"curve {bundle.card.name}", quiet) as bar:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, FieldError, MismatchError
-from rrmsdk.opening import data_of, device_here, images_of, needs_torch, opened
+from rrmsdk.errors import MismatchError
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, split_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -22,7 +22,7 @@ from rrmsdk.schema.report import Check, Report
 from rrmsdk.schema.threat import ThreatModel
 
 if TYPE_CHECKING:
-    from rrmsdk.data import Dataset, Split
+    from rrmsdk.data import Split
     from rrmsdk.models import Classifier
     from rrmsdk.training.log import Bar
     from rrmsdk.verification.diagnosis import Said
@@ -68,12 +68,12 @@ def diagnose(
     needs_torch("diagnose")
     from rrmsdk.training.log import progress
 
-    _sensible(images=(images, 0), steps=(steps, 1), masking=(masking, 0), queries=(queries, 1), batch=(batch, 1))
+    at_least(images=(images, 0), steps=(steps, 1), masking=(masking, 0), queries=(queries, 1), batch=(batch, 1))
     bundle = opened(model)
     reference = None if teacher is None else opened(teacher)
     found = images_of(data_of(bundle, data), bundle)
     settings = Settings(split, steps, masking, queries, batch, seed)
-    chosen = _chosen(found, split, images)
+    chosen = split_of(found, split, images)
     with progress(f"diagnose {bundle.card.name}", quiet) as bar:
         diagnosis, rows = _looked(bundle, reference, found.info, chosen, settings, bar)
     folder = Path(out) if out else Path("runs") / f"{bundle.card.name}-diagnosis"
@@ -93,21 +93,6 @@ class Settings:
     queries: int
     batch: int
     seed: int
-
-
-def _sensible(**given: tuple[int, int]) -> None:
-    for name, (number, least) in given.items():
-        if number < least:
-            raise FieldError(f"{name} = {number}: {least} is the least")
-
-
-def _chosen(images: Dataset, split: str, count: int) -> Split:
-    if split not in ("test", "validation"):
-        raise FieldError(f"split = '{split}': type test or validation")
-    found: Split = getattr(images, split)
-    if len(found) == 0:
-        raise DataError(f"the {split} split of '{images.info.name}' is empty; name another, or data.validation = 0.04")
-    return found.take(count or len(found)).to("cpu")
 
 
 def _looked(

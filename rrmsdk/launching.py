@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rrmsdk import errors, files, teachers
 from rrmsdk.errors import MismatchError, RankError, RrmError
+from rrmsdk.opening import device_here
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -74,8 +75,6 @@ def first() -> bool:
 
 def here(recipe: Recipe, folder: Path, method: Method, *, title: str, quiet: bool) -> Bundle:
     """This process's share of a run, as in the design: teacher, data, student, pair, steps, weights."""
-    import torch
-
     from rrmsdk import data
     from rrmsdk import training as trainer
     from rrmsdk.models.pair import Pair
@@ -83,7 +82,7 @@ def here(recipe: Recipe, folder: Path, method: Method, *, title: str, quiet: boo
     from rrmsdk.training import folder as runs
 
     with distributed.joined() as ranks:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = device_here()
         taught = teachers.fetch(recipe.teachers)
         images = data.load(recipe.data)
         networks = teachers.networks(taught, images.info, method)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rrmsdk.errors import MismatchError, MissingExtraError, RefError, SaveError, did_you_mean
+from rrmsdk.errors import (
+    DataError,
+    FieldError,
+    MismatchError,
+    MissingExtraError,
+    RefError,
+    SaveError,
+    did_you_mean,
+)
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -15,6 +23,9 @@ from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from rrmsdk.data import Dataset, Split
 
 Fields = Mapping[str, Any]
 
@@ -101,6 +112,21 @@ def images_of(spec: DataSpec, fits: Bundle | None):
     return images
 
 
+def split_of(images: Dataset, split: str, count: int) -> Split:
+    """The first `count` images of `test` or `validation`, on the CPU; 0: all.
+
+    Raises:
+        FieldError: another split.
+        DataError: it is empty.
+    """
+    if split not in ("test", "validation"):
+        raise FieldError(f"split = '{split}': type test or validation")
+    found: Split = getattr(images, split)
+    if len(found) == 0:
+        raise DataError(f"the {split} split of '{images.info.name}' is empty; name another, or data.validation = 0.04")
+    return found.take(count or len(found)).to("cpu")
+
+
 def device_here():
     """The GPU, where there is one."""
     import torch
@@ -114,6 +140,13 @@ def needs_torch(verb: str) -> None:
 
     if find_spec("torch") is None or find_spec("torchvision") is None:
         raise MissingExtraError("train", f"rrmsdk.{verb}")
+
+
+def at_least(**given: tuple[int, int]) -> None:
+    """Of each name the number and the least that it may be. Raises FieldError."""
+    for name, (number, least) in given.items():
+        if number < least:
+            raise FieldError(f"{name} = {number}: {least} is the least")
 
 
 def as_value(kind: type[Any], given: Any, key: str) -> Any:

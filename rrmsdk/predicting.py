@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk import teachers
-from rrmsdk.errors import FieldError, MismatchError, MissingExtraError
+from rrmsdk.errors import FieldError, MismatchError
+from rrmsdk.opening import device_here, fields_of, needs_torch
 from rrmsdk.schema import value
 from rrmsdk.schema.data import DataInfo, DataSpec
 from rrmsdk.schema.prediction import MEANS, Calibration, MeasuredPair, Prediction, Signals
@@ -107,7 +108,7 @@ def probed(
     quiet: bool = False,
 ) -> Probed:
     """The probe alone, without a calibration. Arguments and errors are those of `predict`."""
-    _needs_torch()
+    needs_torch("predict")
     from rrmsdk import data as rooms
     from rrmsdk import methods
     from rrmsdk.models.pair import Pair
@@ -119,7 +120,7 @@ def probed(
         raise FieldError(f"steps = {steps} and seconds = {seconds} are two budgets of one probe; give one")
     taught = teachers.fetch((teacher,))
     card = taught[0].bundle.card
-    how = methods.parse(dict({"name": method} if isinstance(method, str) else method))
+    how = methods.parse(dict(fields_of(method, "name")))
     recipe = _recipe(teacher, student, data, how, train, card.threat, seed)
     images = rooms.load(recipe.data)
     networks = teachers.networks(taught, images.info, how)
@@ -250,7 +251,7 @@ def _recipe(teacher: str, student: Any, data: Any, how: Method, train: Any, thre
     fields = {
         "teacher": teacher,
         "student": {"arch": student, "width": "teacher"} if isinstance(student, str) else student,
-        "data": {"name": data} if isinstance(data, str) else data,
+        "data": fields_of(data, "name"),
         "threat": threat, "train": train or {}, "seed": seed,
         "method": how.model_dump(mode="json", exclude_none=True),  # type: ignore[attr-defined]
     }  # fmt: skip
@@ -259,16 +260,13 @@ def _recipe(teacher: str, student: Any, data: Any, how: Method, train: Any, thre
 
 def _short(pair: Pair, how: Method, images: Dataset, recipe: Recipe, total: int, count: int) -> Training:
     """The probe at its first step, on the device that is there."""
-    import torch
-
     from rrmsdk.data import steps_per_epoch
     from rrmsdk.training import prepare
     from rrmsdk.training.probe import shortened
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     per_epoch = steps_per_epoch(images.train, recipe.train.batch)
     spec = shortened(recipe.train, total, per_epoch, count)
-    return prepare(pair, how, images.train.to(device), recipe.threat, spec, seed=recipe.seed)
+    return prepare(pair, how, images.train.to(device_here()), recipe.threat, spec, seed=recipe.seed)
 
 
 def _count(steps: int | None, share: float, total: int) -> int:
@@ -317,10 +315,3 @@ def _told(calibration: Calibration) -> str:
 
 def _named(student: StudentSpec) -> str:
     return student.arch if student.width_mult == 1 else f"{student.arch}@{student.width_mult:g}"
-
-
-def _needs_torch() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise MissingExtraError("train", "rrmsdk.predict")

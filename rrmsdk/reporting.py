@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, FieldError, HubError, MismatchError, MissingExtraError, SaveError
-from rrmsdk.opening import data_of, device_here, images_of, needs_torch, opened
+from rrmsdk.errors import DataError, HubError, MismatchError, MissingExtraError, SaveError
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -71,9 +71,7 @@ def report(
 
     if not page.can_render():
         raise MissingExtraError("report", "rrmsdk.report")
-    for name, number, least in (("images", images, 0), ("steps", steps, 1), ("batch", batch, 1)):
-        if number < least:
-            raise FieldError(f"{name} = {number}: {least} is the least")
+    at_least(images=(images, 0), steps=(steps, 1), batch=(batch, 1))
     bundle = opened(model)
     found, path = _report(bundle), _place(out, bundle)
     contents = page.Contents(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from rrmsdk import teachers
-from rrmsdk.errors import MismatchError, MissingExtraError, SaveError
+from rrmsdk.errors import MismatchError, SaveError
+from rrmsdk.opening import device_here, fields_of, needs_torch
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.data import DataSpec
@@ -71,18 +72,14 @@ def robustify(
         MismatchError: `out` holds another data set; or the teacher has other channels.
         SaveError: another process is writing there, or the disk is full; finished shards stay.
     """
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise MissingExtraError("train", "rrmsdk.robustify")
+    needs_torch("robustify")
     from rrmsdk import data as rooms
     from rrmsdk import methods
     from rrmsdk.methods.rdt import Rdt
     from rrmsdk.training.log import progress
 
     rdt = value.parse(Rdt, settings, "rdt")
-    named = {"name": data} if isinstance(data, str) else data
-    spec = value.parse(DataSpec, named, "data")
+    spec = value.parse(DataSpec, fields_of(data, "name"), "data")
     loaded = rooms.load(spec.model_copy(update={"validation": 0.0}))
     fetched = teachers.fetch([teacher])
     (network,) = teachers.networks(fetched, loaded.info, methods.parse({"name": "natural"}))
@@ -144,7 +141,7 @@ def _robust(network: Classifier, train: Split, rows: slice, rdt: Rdt, seed: int)
     from rrmsdk import draws
     from rrmsdk.methods.rdt import robust_images
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     starts = draws.permutation(seed, 0, len(train), draws.ROBUST)[rows]
     x, start = (rooms.to_unit(train.pixels[chosen]).to(device) for chosen in (rows, starts))
     network.to(device).eval().requires_grad_(False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ class Decoded:
 
 def folder(cache: Path | None) -> Path:
     """Where decoded images are kept: `cache`, or $RRMSDK_CACHE, or ~/.cache/rrmsdk; in `data` below it."""
-    return Path(cache or os.environ.get("RRMSDK_CACHE") or Path.home() / ".cache" / "rrmsdk") / "data"
+    return (cache or files.cache()) / "data"
 
 
 def decoded(stored: Stored, cache: Path | None) -> Decoded:

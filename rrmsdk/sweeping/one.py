@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rrmsdk.errors import DataError, DivergedError, RrmError
+from rrmsdk.opening import device_here
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -107,7 +108,7 @@ def screened(bundle: Bundle, task: Task, screening: VerifySpec) -> Report:
         report = value.read(Report, kept)
         if says(report, screening, report.data.validation, bundle):
             return report
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here()
     images = data.load(task.recipe.data)
     network = models.from_bundle(bundle).to(device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  (torch leaves it out of its stubs)

@@ -6,13 +6,13 @@ import csv
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import rrmsdk
 from rrmsdk import files
 from rrmsdk.errors import DataError, DivergedError, FieldError, MissingExtraError
+from rrmsdk.opening import at_least, needs_torch
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.recipe import Recipe, VerifySpec
@@ -56,16 +56,13 @@ def sweep(
         MismatchError: `out` holds a sweep of another recipe.
         MissingExtraError, DataError, HubError, IntegrityError, SaveError
     """
-    if find_spec("torch") is None or find_spec("torchvision") is None:
-        raise MissingExtraError("train", "rrmsdk.sweep")
+    needs_torch("sweep")
     base = _recipe(recipe)
     swept = Sweep(
         recipe=base, ranges=_ranges(field, values), search=search, by=by, path=_folder(base, out),
         screening=value.parse(VerifySpec, {"attack": "pgd", "steps": STEPS, "restarts": 1, "images": images}),
     )  # fmt: skip
-    for name, number, least in (("trials", trials, 1), ("jobs", jobs, 1), ("report", report, 0)):
-        if number < least:
-            raise FieldError(f"{name} = {number}: {least} is the least")
+    at_least(trials=(trials, 1), jobs=(jobs, 1), report=(report, 0))
     return _run(swept, trials, report, jobs, quiet)
 
 
