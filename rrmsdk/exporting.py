@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rrmsdk.errors import FieldError, MismatchError
-from rrmsdk.opening import data_of, images_of, needs_torch, owned
+from rrmsdk.opening import at_least, data_of, images_of, needs_torch, owned
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
+from rrmsdk.schema.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rrmsdk.data import Dataset
+    from rrmsdk.models import Classifier
 
 COMPARED = 71  # images of the comparison of logits: one batch of 64, one of 7
 
@@ -67,15 +74,42 @@ def export(
         FieldError, ExportError, MissingExtraError, SaveError
     """
     needs_torch("export")
-    import torch.nn.functional as F
-
-    from rrmsdk import data as rooms
     from rrmsdk import models
-    from rrmsdk.attacks.pgd import pgd
-    from rrmsdk.exports import Calibrating, Reference, Trial, Variant, export_onnx, variants
+    from rrmsdk.exports import Calibrating, Reference, Trial, Variant, export_onnx
     from rrmsdk.exports import tensorrt as engine
     from rrmsdk.exports.triton import write_repository
     from rrmsdk.training.log import progress
+
+    _can_be(precision, target, input, onnx=onnx, tensorrt=tensorrt, triton=triton, golden=golden, margin=margin)
+    at_least(images=(images, 0), queries=(queries, 1), calibration=(calibration, 1))
+    bundle = owned(model, out)
+    found = images_of(data_of(bundle, data), bundle)
+    network = models.from_bundle(bundle).eval()
+    clean, attacked = _compared(network, found, bundle.card.threat)
+    calibrating = Calibrating(found, calibration, seed) if precision == "int8" else None
+    variant = Variant(precision, target, input, calibrating)  # type: ignore[arg-type]  (checked above)
+    with progress(f"export {bundle.card.name}", quiet) as bar:
+        trial = Trial(
+            found, bundle.card.threat, images=images, queries=queries, margin=margin, seed=seed,
+            progress=lambda name, done, of: bar(done, of, name),
+        )  # fmt: skip
+        if onnx:
+            reference = Reference(found, seed, golden)
+            bundle = export_onnx(bundle, network, clean, attacked, variant=variant, trial=trial, reference=reference)
+        if tensorrt:
+            engine.export_engine(bundle, clean, attacked, precision=precision, trial=trial)
+    if triton is not None:
+        write_repository(bundle, Path(triton), precision=precision, target=target, input=input)
+    return bundle
+
+
+def _can_be(
+    precision: str, target: str, input: str, *, onnx: bool, tensorrt: bool, triton: str | Path | None, golden: str,
+    margin: float,
+) -> None:  # fmt: skip
+    """Raises MismatchError, FieldError, MissingExtraError, ExportError: before anything takes time."""
+    from rrmsdk.exports import tensorrt as engine
+    from rrmsdk.exports import variants
 
     if not onnx and not tensorrt:
         raise MismatchError("nothing to export: onnx=True, tensorrt=True, or both")
@@ -85,33 +119,19 @@ def export(
         engine.torch_tensorrt()
     if triton is not None and not onnx:
         raise MismatchError("a repository for Triton holds the ONNX graph: onnx=True as well, or --onnx")
-    for name, number, least in (("images", images, 0), ("queries", queries, 1), ("calibration", calibration, 1)):
-        if number < least:
-            raise FieldError(f"{name} = {number}: {least} is the least")
     if golden not in ("train", "noise"):
         raise FieldError(f"golden = '{golden}': train or noise")
     if not 0 <= margin <= 1:
         raise FieldError(f"margin = {margin}: a share of the images, such as 0.01 for one point")
-    bundle = owned(model, out)
-    found = images_of(data_of(bundle, data), bundle)
-    network = models.from_bundle(bundle).eval()
-    compared = found.test.take(min(COMPARED, len(found.test)))
-    clean, labels = rooms.to_unit(compared.pixels), compared.labels
-    attacked = pgd(lambda x: F.cross_entropy(network(x), labels, reduction="sum"), clean, bundle.card.threat, steps=10)
-    calibrating = Calibrating(found, calibration, seed) if precision == "int8" else None
-    with progress(f"export {bundle.card.name}", quiet) as bar:
-        trial = Trial(
-            found, bundle.card.threat, images=images, queries=queries, margin=margin, seed=seed,
-            progress=lambda name, done, of: bar(done, of, name),
-        )  # fmt: skip
-        variant = Variant(precision, target, input, calibrating)  # type: ignore[arg-type]  (checked above)
-        exported = bundle
-        if onnx:
-            exported = export_onnx(
-                bundle, network, clean, attacked, variant=variant, trial=trial, reference=Reference(found, seed, golden)
-            )
-        if tensorrt:
-            engine.export_engine(exported, clean, attacked, precision=precision, trial=trial)
-    if triton is not None:
-        write_repository(exported, Path(triton), precision=precision, target=target, input=input)
-    return exported
+
+
+def _compared(network: Classifier, images: Dataset, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """The images of the comparison of logits, as they are and attacked."""
+    import torch.nn.functional as F
+
+    from rrmsdk.attacks.pgd import pgd
+    from rrmsdk.data import to_unit
+
+    split = images.test.take(COMPARED)
+    clean, labels = to_unit(split.pixels), split.labels
+    return clean, pgd(lambda x: F.cross_entropy(network(x), labels, reduction="sum"), clean, threat, steps=10)
