@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from rrmsdk import data
 from rrmsdk.attacks.geometry import random_start
 from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.untouched import frozen
 from rrmsdk.methods.inner import in_mode
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema.recipe import TrainSpec
@@ -35,12 +36,10 @@ def validate(
     student: Classifier, split: data.Split, threat: ThreatModel, spec: TrainSpec, *, seed: int, step: int
 ) -> Validation:
     """Judge the first images of the validation split, in the precision of the training."""
-    split = split.take(min(IMAGES, len(split)))
+    split = split.take(IMAGES)
     right = robust = at = 0
-    frozen = {parameter for parameter in student.parameters() if parameter.requires_grad}
-    with in_mode(student, "eval"), autocast(spec, split.pixels.device):
-        for parameter in frozen:  # the attack needs no gradient of the weights
-            parameter.requires_grad_(False)
+    # The attack needs no gradient of the weights.
+    with in_mode(student, "eval"), autocast(spec, split.pixels.device), frozen(student):
         for x, y in data.batches(split, 128):
             ids = split.ids[at : at + len(y)]
             start = random_start(x, threat, seed=seed, step=0, ids=ids)
@@ -52,6 +51,4 @@ def validate(
                 right += int(clean_right.sum())
                 robust += int((clean_right & (student(x_adv).argmax(1) == y)).sum())
             at += len(y)
-        for parameter in frozen:
-            parameter.requires_grad_(True)
     return Validation(step=step, clean=right / len(split), robust=robust / len(split))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 from rrmsdk import data, methods, models
 from rrmsdk.errors import DivergedError, MismatchError
+from rrmsdk.models.classifier import Classifier
 from rrmsdk.models.pair import Pair
 from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.training import prepare, run, steps, validate
@@ -147,6 +149,32 @@ def test_validation_leaves_the_student_as_it_was():
     assert all(parameter.requires_grad and parameter.grad is None for parameter in student.parameters())
 
 
+class Contrary(Classifier):
+    """Wrong about natural images, right about all others, where the label is 0."""
+
+    def forward(self, x):
+        natural = (255 * x - (255 * x).round()).abs().flatten(1).amax(1) < 1e-3
+        return torch.stack([~natural, natural], 1).float() + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_an_image_that_is_wrong_without_an_attack_is_not_robust():
+    network = training().pair.student
+    held_out = data.load(DATA).validation
+    zeros = replace(held_out, labels=torch.zeros_like(held_out.labels))
+    student = Contrary(network.config, network.network, "fc")
+    found = validate(student, zeros, THREAT, TrainSpec(), seed=0, step=0)
+    assert (found.clean, found.robust) == (0.0, 0.0)
+
+
+def test_a_validation_that_fails_leaves_weights_that_can_be_trained():
+    student = training().pair.student
+    held_out = data.load(DATA).validation
+    wrong = replace(held_out, labels=held_out.labels + 10)
+    with pytest.raises(IndexError):
+        validate(student, wrong, THREAT, TrainSpec(), seed=0, step=0)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
 def test_a_compiled_student_takes_the_same_steps():
     eager, compiled = training(epochs=0.1), training(epochs=0.1)
     torch._dynamo.reset()
@@ -176,6 +204,8 @@ def test_what_is_wide_enough_lies_channels_last_where_the_recipe_says_so():
     narrow = models.build("resnet14", 10, 8, 1, width_mult=0.25)
     assert layout(narrow, TrainSpec(), on_cpu) is torch.contiguous_format
     assert layout(narrow, TrainSpec(), on_cuda) is torch.channels_last
+    grouped = torch.nn.Conv2d(32, 32, 1, stride=2, groups=4)  # 8 channels into each group
+    assert layout(grouped, TrainSpec(), on_cpu) is torch.contiguous_format
 
 
 def test_an_average_without_batch_norm_is_shown_no_images():
