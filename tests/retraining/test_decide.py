@@ -208,6 +208,13 @@ def test_an_audit_stops_what_is_surely_worse_on_images_no_gate_saw(audit, verdic
     assert (decision.verdict, _failed(decision)) == (verdict, failed)
 
 
+def test_what_an_audit_compares_is_wrong_together_as_rarely_as_one_rule():
+    old, new = (_judged(OLD, name, audit=_audit("." * 400, name)) for name in "ab")
+    audited = [check for check in decide(old, new, AUDITED, 2).checks if check.name.startswith("audit_")]
+    each = 1 - (1 - AUDITED.confidence) / 3
+    assert [check.numbers["confidence"] for check in audited] == [pytest.approx(each)] * 3
+
+
 def test_an_audit_that_is_not_due_is_not_looked_at():
     decision = decide(CHAMPION, _judged(OLD, "b", audit=_audit("x" * 400, "b")), AUDITED, 1)
     assert decision.verdict == "promote"

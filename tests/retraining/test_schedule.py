@@ -91,6 +91,7 @@ class TestTick:
         (started,) = tick(1).started
         assert (started.job, started.run) == ("nightly", "000001")
         assert started.why.startswith("The slot of ")
+        assert os.getsid(started.process.pid) == started.process.pid  # Ctrl-C in the scheduler's terminal is not for it
         again = tick(1)
         assert again.started == ()
         assert again.running == ("nightly",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rrmsdk.runtime import drift
 from rrmsdk.runtime.drift import Windows
 from rrmsdk.schema import value
 from rrmsdk.schema.drift import Drift, Expected, Histogram
+from tests.loopback import until
 
 ABOUT = {"weights_sha256": "0" * 64, "split": "train", "seed": 0, "fingerprint": "0" * 64}
 
@@ -141,6 +143,18 @@ def test_a_window_ends_with_the_batch_that_fills_it_and_the_last_eight_are_kept(
     assert told.current is not None
     assert (told.current.number, told.current.images) == (14, 8)
     assert told.finished[0].began <= told.finished[0].ended <= told.finished[1].began
+
+
+def test_a_window_begins_with_its_first_batch_and_ends_with_its_last() -> None:
+    windows = Windows(expecting(), 1000)
+    windows.add(images(8), logits(8))
+    first = windows.told("m", "1").current
+    assert first is not None
+    until(lambda: datetime.now(UTC).isoformat(timespec="milliseconds") > first.ended)
+    windows.add(images(8), logits(8))
+    both = windows.told("m", "1").current
+    assert both is not None
+    assert (first.began, first.ended) == (both.began, first.began) < (both.began, both.ended)
 
 
 def test_one_that_is_not_full_tells_what_it_has_so_far() -> None:
