@@ -54,9 +54,8 @@ def _after(cron: Cron, moment: datetime) -> Iterator[datetime]:
     here = moment.astimezone(ZoneInfo(cron.timezone))
     # From within an hour that comes again, cronsim would not know which of the two it is.
     begin = here - timedelta(hours=3) if here.fold else here
-    last = moment.astimezone(
-        UTC
-    )  # two times of one zone are compared by what its clock shows; those of UTC as they are
+    # Two times of one zone are compared by what its clock shows; those of UTC as they are.
+    last = moment.astimezone(UTC)
     for slot in _simulated(cron, begin):
         if slot.astimezone(UTC) > last:
             last = slot.astimezone(UTC)
