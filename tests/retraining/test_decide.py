@@ -158,9 +158,10 @@ def _verdict(at_least: float, decided: str) -> Verdict:
                    interval=(0.2, 0.4), says="Fewer than 0.4 of the 2000 images withstand the attack.")  # fmt: skip
 
 
-def test_a_judging_that_was_stopped_below_the_floor_keeps_the_champion():
+@pytest.mark.parametrize("champion", [CHAMPION, None], ids=["beside a champion", "exactly at the floor"])
+def test_a_judging_that_was_stopped_below_the_floor_keeps_the_challenger_out(champion):
     stopped = _judged("." * 300 + "a" * 700 + "?" * 1000, "b", verdict=_verdict(0.4, "below"))
-    decision = decide(CHAMPION, stopped, Gate(robust_floor=0.4), 0)
+    decision = decide(champion, stopped, Gate(robust_floor=0.4), 0)
     assert (decision.verdict, decision.says) == ("keep", "Fewer than 0.4 of the 2000 images withstand the attack.")
 
 

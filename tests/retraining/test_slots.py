@@ -85,6 +85,11 @@ def test_now_may_be_told_in_any_zone():
     )
 
 
+def test_within_the_hour_that_comes_again_a_fixed_time_is_over():
+    (slot,) = slots.following(_cron("30 2 * * *"), _utc("2026-10-25 01:10"), 1)
+    assert slot.isoformat() == "2026-10-26T02:30:00+01:00"
+
+
 def test_a_slot_that_comes_every_eight_years_is_found():
     assert slots.latest(_cron("0 0 29 2 *"), _utc("2103-06-01 00:00")) == datetime(2096, 2, 29, tzinfo=BERLIN)
 

@@ -130,6 +130,14 @@ def test_a_batch_is_of_one_network_whatever_is_swapped_meanwhile(session: Sessio
     assert asyncio.run(run()) == ([1, 2], [3])
 
 
+def test_one_whole_batch_may_wait_however_short_the_queue(session: Session) -> None:
+    async def run() -> Answer:
+        async with Batcher(max_batch=4, max_queue=2) as batcher:
+            return await batcher.submit(session, some_pixels(4), 30)
+
+    assert asyncio.run(run()).batch == 4
+
+
 def test_a_full_queue_refuses_with_503_and_when_to_come_again(session: Session) -> None:
     async def run() -> Refused:
         network = Gated(session)
