@@ -75,6 +75,14 @@ def test_a_location_without_the_flag_is_refused(written: Written) -> None:
         gate.read_checked(written(change))
 
 
+def test_the_flag_without_a_location_is_refused(written: Written) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+
+    with pytest.raises(IntegrityError, match="keeps weights in other files"):
+        gate.read_checked(written(change))
+
+
 @pytest.mark.parametrize("depth", [0, 1, 30])
 def test_weights_in_another_file_are_found_in_nested_graphs(written: Written, depth: int) -> None:
     with pytest.raises(IntegrityError, match="keeps weights in other files"):
