@@ -86,7 +86,7 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     except OSError as exc:
-        raise SaveError(f"cannot write to {place.parent}: {exc.strerror}") from exc
+        raise SaveError(f"cannot write to {place.parent}: {exc.strerror or exc}") from exc
     try:
         beside.chmod(0o755)  # mkdtemp makes it 0700, and a cache may be shared
         models.save(network, beside / WEIGHTS)
@@ -95,7 +95,9 @@ def _convert(entry: External, pulled: Pulled, place: Path) -> None:
         bundles.seal(beside, card)
         _swap(beside, place)
     except OSError as exc:
-        raise exc if isinstance(exc, SaveError) else SaveError(f"cannot write to {place}: {exc.strerror}") from exc
+        raise (
+            exc if isinstance(exc, SaveError) else SaveError(f"cannot write to {place}: {exc.strerror or exc}")
+        ) from exc
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

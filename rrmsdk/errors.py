@@ -12,7 +12,6 @@ RrmError
 ├── DivergedError(ArithmeticError)   the loss stopped being finite; `.checkpoint` is the last good one
 ├── OutOfMemory(MemoryError)         a training step does not fit; the message says what does
 ├── RankError(RuntimeError)          ranks of a run failed again and again
-├── NotRobustError(RuntimeError)     a gate on robustness was not passed; `.report` says by how much
 ├── ExportError(RuntimeError)
 │   └── ParityError                  the exported graph does not compute what the network computes
 ├── SaveError(OSError)               a file could not be written; what was there before is untouched
@@ -28,10 +27,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rrmsdk.schema.report import Report
 
 
 class RrmError(Exception):
@@ -84,14 +79,6 @@ class OutOfMemory(RrmError, MemoryError):
 
 class RankError(RrmError, RuntimeError):
     """Ranks of a run on several devices failed again and again; the last checkpoint is kept."""
-
-
-class NotRobustError(RrmError, RuntimeError):
-    """A gate on robustness was not passed; `report` says what was measured."""
-
-    def __init__(self, message: str, report: Report) -> None:
-        super().__init__(message)
-        self.report = report
 
 
 class ExportError(RrmError, RuntimeError):

@@ -70,7 +70,7 @@ def copied(bundle: Bundle, folder: Path) -> Bundle:
         beside.replace(folder)
     except OSError as exc:
         shutil.rmtree(beside, ignore_errors=True)
-        raise SaveError(f"could not copy {bundle.card.name} to {folder}: {exc.strerror}") from exc
+        raise SaveError(f"could not copy {bundle.card.name} to {folder}: {exc.strerror or exc}") from exc
     return bundles.read(folder)
 
 

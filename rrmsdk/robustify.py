@@ -100,7 +100,7 @@ def robustify(
     except OSError as exc:
         if isinstance(exc, SaveError):
             raise
-        raise SaveError(f"cannot write to {folder}: {exc.strerror}") from exc
+        raise SaveError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
     return record
 
 

@@ -71,7 +71,7 @@ def _key(stored: Stored) -> str:
             try:
                 digest.update(f"{split} {path.parent.name}/{path.name} {files.sha256(path)}\n".encode())
             except OSError as exc:
-                raise DataError(f"cannot read {path}: {exc.strerror}") from exc
+                raise DataError(f"cannot read {path}: {exc.strerror or exc}") from exc
     return digest.hexdigest()
 
 

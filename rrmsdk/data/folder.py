@@ -55,4 +55,4 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as exc:
-        raise DataError(f"cannot read {file}: {exc.strerror}") from exc
+        raise DataError(f"cannot read {file}: {exc.strerror or exc}") from exc

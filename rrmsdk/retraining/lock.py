@@ -39,7 +39,7 @@ def hold(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         place = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as exc:
-        raise SaveError(f"could not write {folder / LOCK}: {exc.strerror}") from exc
+        raise SaveError(f"could not write {folder / LOCK}: {exc.strerror or exc}") from exc
     try:
         _take(place, folder)
     except BaseException:
@@ -77,7 +77,7 @@ def _take(place: int, folder: Path) -> None:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise SaveError(f"could not lock {folder / LOCK}: {exc.strerror}") from exc
+                raise SaveError(f"could not lock {folder / LOCK}: {exc.strerror or exc}") from exc
         else:
             with suppress(OSError):  # a disk that is too full for a number keeps nobody from freeing it
                 said = f"{os.getpid():<{DIGITS}}{_here()}".encode()

@@ -81,7 +81,7 @@ class App:
         access = self.watched.access
         # Without tokens, what keeps others out is that only this machine asks. A stranger's page in a browser here
         # could, under a name of its own that leads here.
-        if access.tokens is None and not loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):
+        if access.tokens is None and not loopback(_host(headers)):
             return _error(403, "without tokens this server answers to localhost alone: give --token-file")
         if path != "/" and not access.may_ask(headers.get("authorization")):
             wants = "this server wants a token: Authorization: Bearer TOKEN"
@@ -161,6 +161,13 @@ def showing(watched: Watched, sock: socket, ended: Any = None) -> Iterator[str]:
     )  # fmt: skip
     with server.answering(config, sock, ended) as url:
         yield url
+
+
+def _host(headers: Headers) -> str:
+    try:
+        return urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:  # an address in brackets that is none
+        return ""
 
 
 def _watched(request: Request) -> Watched:

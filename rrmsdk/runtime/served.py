@@ -197,6 +197,10 @@ def _fits(bundle: Bundle, session: Session, opening: Opening) -> None:
             raise MismatchError(f"{what}: {path} has {has}, the card says {wants}. Export it again")
     if session.input != opening.input:
         raise MismatchError(f"{path} takes {session.input} pixels, its name says {opening.input}. Export it again")
+    if (said := session.metadata.get("precision", "fp32")) != opening.precision:
+        raise MismatchError(
+            f"{path} says that it computes in {said}, its name says {opening.precision}. Export it again"
+        )
     made_of = session.metadata.get("weights_sha256")
     if made_of != card.files[WEIGHTS]:
         raise IntegrityError(f"{path} was made of weights {made_of}, the bundle's are {card.files[WEIGHTS]}")

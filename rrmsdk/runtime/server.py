@@ -19,7 +19,7 @@ from types import FrameType
 import orjson
 import uvicorn
 
-from rrmsdk.errors import FieldError
+from rrmsdk.errors import FieldError, RrmError
 from rrmsdk.runtime.app import App
 from rrmsdk.runtime.door import door
 from rrmsdk.runtime.served import warn_of
@@ -145,7 +145,11 @@ def address(sock: socket.socket) -> str:
 def until_stopped(
     service: Service, sock: socket.socket, drain: float, tls: Tls | None = None, grpc: socket.socket | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then say 'not ready' for `drain` seconds, finish, end. A second one hurries."""
+    """Serve until SIGTERM or SIGINT; then say 'not ready' for `drain` seconds, finish, end. A second one hurries.
+
+    Raises:
+        RrmError: it ended by itself.
+    """
     _more_files()
     with stopping() as stops:
         at = {} if grpc is None else {"grpc": address(grpc)}
@@ -155,10 +159,13 @@ def until_stopped(
             say("serving", url=url, **at, model=service.name, version=service.version)
             for served in service.store.loaded:
                 warn_of(served)
-            if stopped(stops):
+            asked = stopped(stops)
+            if asked:
                 service.stopping = True
                 say("stopping", drain=drain)
                 stopped(stops, drain)
+        if not asked:  # whoever starts it again where it failed, sees that it did
+            raise RrmError("the server ended though nobody stopped it; its log says why")
         say("stopped")
 
 

@@ -123,6 +123,6 @@ def _fields(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
-        raise DataError(f"cannot read {path}: {exc.strerror}") from exc
+        raise DataError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise FieldError(f"{path} is not TOML: {exc}") from exc

@@ -27,7 +27,7 @@ def held(folder: Path) -> Iterator[None]:
     except Timeout as exc:
         raise SaveError(f"another process is sweeping in {folder}. Wait for it, or choose another folder") from exc
     except OSError as exc:
-        raise SaveError(f"cannot write to {folder}: {exc.strerror}") from exc
+        raise SaveError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
     with lock:
         yield
 

@@ -64,7 +64,7 @@ def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
     except Timeout as exc:
         raise SaveError(f"another process is training in {folder}. Wait for it, or choose another folder") from exc
     except OSError as exc:
-        raise SaveError(f"cannot write to {folder}: {exc.strerror}") from exc
+        raise SaveError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
     with lock:
         kept = folder / bundles.RUN
         if kept.exists():

@@ -157,6 +157,7 @@ class TestWhoMayLook:
         answer = ask(at, "/api/jobs", Host="evil.example")
         assert (answer.status, "--token-file" in answer.json()["error"]) == (403, True)
         assert ask(at, "/", Host="evil.example").status == 403
+        assert ask(at, "/", Host="[").status == 403
         assert ask(at, "/api/jobs", Host="localhost:8081").status == 200
 
     def test_with_tokens_who_has_one(self, place: Path, tmp_path: Path) -> None:

@@ -9,18 +9,23 @@ import json
 import logging
 import re
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
+from rrmsdk.errors import RrmError
 from rrmsdk.runtime import page, server
 from rrmsdk.runtime.service import Service
 from rrmsdk.schema.serving import Serving
@@ -248,7 +253,28 @@ def test_the_card_says_how_robust_the_model_is(service: Service) -> None:
     assert told["report"]["note"].startswith("Robust accuracy here is an upper bound")
 
 
-# Logs, and the socket.
+# The end, logs, and the socket.
+
+
+def test_a_server_that_ends_though_nobody_stopped_it_ends_in_an_error(service: Service) -> None:
+    def end_it() -> None:
+        """As uvicorn's own limits and faults do."""
+        while not (found := [one for one in sys._current_frames().values() if _uvicorn(one)]):
+            time.sleep(0.05)
+        _uvicorn(found[0]).should_exit = True
+
+    def _uvicorn(frame: FrameType | None) -> Any:
+        while frame is not None:
+            if isinstance(one := frame.f_locals.get("self"), uvicorn.Server) and one.started:
+                return one
+            frame = frame.f_back
+        return None
+
+    ending = threading.Thread(target=end_it)
+    ending.start()
+    with pytest.raises(RrmError, match="the server ended though nobody stopped it"):
+        server.until_stopped(service, server.listening("127.0.0.1", 0), drain=0.0)
+    ending.join()
 
 
 def test_a_log_is_json_with_the_request_in_it(service: Service, capsys: pytest.CaptureFixture[str]) -> None:

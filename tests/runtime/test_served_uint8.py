@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -17,6 +18,7 @@ from rrmsdk.errors import DataError, IntegrityError, MismatchError
 from rrmsdk.runtime.endpoint import open_endpoint
 from rrmsdk.runtime.rounding import in_unit
 from rrmsdk.runtime.served import Opening, open_served
+from rrmsdk.runtime.session import PREFIX
 from rrmsdk.schema.bundle import Bundle
 from tests.loopback import until
 from tests.runtime.http_served import Served, ask, plain, serving
@@ -129,6 +131,17 @@ def test_the_version_is_named_by_the_graph_that_answers(served: Served, floats: 
 def test_a_graph_that_was_never_exported_is_told_how(tmp_path: Path, opening: Opening, missing: str) -> None:
     with pytest.raises(DataError, match=missing):
         open_served(make_served(tmp_path / "b").path, None, opening)
+
+
+def test_a_graph_of_another_precision_than_its_name_says_is_refused(tmp_path: Path) -> None:
+    bundle = make_served(tmp_path / "b")
+    graph = onnx.load(bundle.onnx)
+    onnx.helper.set_model_props(
+        graph, {one.key: one.value for one in graph.metadata_props} | {f"{PREFIX}precision": "int4"}
+    )
+    onnx.save(graph, bundle.onnx)
+    with pytest.raises(MismatchError, match=r"model\.onnx says that it computes in int4, its name says fp32"):
+        open_served(with_parity(bundle).path, None, Opening())
 
 
 def test_a_float_graph_under_the_name_of_one_of_bytes_is_refused(tmp_path: Path) -> None:
