@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+import rrmsdk
+from tests.bundles import make_bundle
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +29,23 @@ def test_zoo_lists_the_embedded_teachers_as_json():
     listed = {entry["ref"]: entry for entry in json.loads(done.stdout)}
     assert {"hub:digits-cnn-linf", "hub:resnet14-linf"} <= listed.keys()
     assert listed["hub:resnet14-linf"]["threat"] == {"norm": "linf", "eps": "8/255"}
+
+
+def test_the_version_is_told():
+    assert _rrmsdk("--version").stdout == f"rrmsdk {rrmsdk.__version__}\n"
+
+
+def test_what_stands_in_brackets_is_shown_by_the_help():
+    told = _rrmsdk("verify", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    assert "path:DIR[@epoch=N], hub:NAME or hub:org/name[@revision]." in told
+
+
+def test_the_table_of_the_zoo_says_the_whole_reference_of_what_was_pulled(tmp_path):
+    bundle = make_bundle(tmp_path / "made")
+    commit = "ab12" * 10
+    shutil.copytree(bundle.path, tmp_path / f"hub/models--acme--a-rather-long-name/snapshots/{commit}")
+    listed = _rrmsdk("zoo", "--dataset", "digits", env=os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub")}).stdout
+    assert f"hub:acme/a-rather-long-name@{commit} " in listed
 
 
 def test_zoo_shows_a_table_to_a_person():

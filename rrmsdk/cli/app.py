@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+import rrmsdk
 from rrmsdk.errors import FieldError, did_you_mean
 from rrmsdk.opening import merged
 from rrmsdk.schema import value
@@ -23,13 +24,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"rrmsdk {rrmsdk.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _rrmsdk(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Folder of the run. Default: runs/NAME. An interrupted run there is continued."),
 ]
-Model = Annotated[str, typer.Argument(help="A folder, path:DIR[@epoch=N], hub:NAME or hub:org/name[@revision].")]
+Model = Annotated[str, typer.Argument(help="A folder, path:DIR\\[@epoch=N], hub:NAME or hub:org/name\\[@revision].")]
 Data = Annotated[
     str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the card.")
 ]

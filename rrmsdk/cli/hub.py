@@ -31,7 +31,7 @@ def push(
 
 @app.command()
 def pull(
-    ref: Annotated[str, typer.Argument(help="hub:NAME or hub:org/name[@revision].")],
+    ref: Annotated[str, typer.Argument(help="hub:NAME or hub:org/name\\[@revision].")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Copy it into this folder.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Embedded and cached bundles only.")] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Ask the Hub even where a copy lies here.")] = False,

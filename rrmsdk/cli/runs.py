@@ -35,7 +35,7 @@ def transfer(
     teacher: Annotated[
         list[str],
         typer.Option(
-            "--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR[@epoch=N]. Again: an ensemble."
+            "--teacher", "-t", help="hub:NAME, hub:org/name\\[@revision] or path:DIR\\[@epoch=N]. Again: an ensemble."
         ),
     ],
     student: Annotated[

@@ -24,7 +24,7 @@ from rrmsdk.schema.sweep import Measured, Sweep
 
 @app.command()
 def robustify(
-    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
+    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name\\[@revision] or path:DIR.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the new data set. A stopped run there goes on.")],
     data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
     images: Annotated[int, typer.Option("--images", "-n", help="Of the train split, from its start; 0: all.")] = 0,
@@ -257,7 +257,7 @@ def report(
 
 @app.command()
 def predict(
-    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name[@revision] or path:DIR.")],
+    teacher: Annotated[str, typer.Option("--teacher", "-t", help="hub:NAME, hub:org/name\\[@revision] or path:DIR.")],
     student: Annotated[str, typer.Option("--student", help="An architecture, as for `rrmsdk transfer`.")],
     data: Annotated[str, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR.")] = "cifar10",
     steps: Annotated[int | None, typer.Option(help="Of the probe. Default: a fifth of the full run's.")] = None,

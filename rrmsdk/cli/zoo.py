@@ -57,7 +57,8 @@ def _table(listed: tuple[Listed, ...]) -> None:
         )
         size = "" if entry.size is None else f"{entry.size / 1e6:.1f}"
         table.add_row(entry.ref, entry.data, str(entry.threat), *ours, theirs, entry.licence, size, entry.source)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    table.columns[0].overflow = "fold"  # it is what to type: never cut
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
     print(
         "robust: share of the test images still right after the attack named beside it; an upper bound, measured here"
     )
