@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from huggingface_hub import EvalResult, ModelCardData
 
+from rrmsdk.hub import index
 from rrmsdk.hub.papers import cited
 from rrmsdk.schema.bundle import ONNX, REPORT, Bundle
-from rrmsdk.schema.card import Card
+from rrmsdk.schema.card import Card, Pinned
+from rrmsdk.schema.entry import External
 from rrmsdk.schema.report import UPPER_BOUND, Report
 
 # Names of ours that are data sets on the Hub.
@@ -19,7 +23,10 @@ HUB_LICENCES = (
 
 
 def render(bundle: Bundle, repo: str) -> str:
-    """README.md of `bundle` as it lies in the repository `repo`. The same bundle always gives the same text."""
+    """README.md of `bundle` as it lies in the repository `repo`.
+
+    The same bundle always gives the same text, in the organisation that `RRMSDK_HUB_ORG` names: `hub:NAME` is there.
+    """
     card = bundle.card
     report = bundle.report if (bundle.path / REPORT).is_file() else None
     about = (_what(card), _use(bundle, repo), _measured(report), _limits(card, report))
@@ -205,8 +212,24 @@ def _thanks(card: Card, report: Report | None) -> str:
 
 def _repositories(card: Card) -> list[str]:
     """The repositories of the teachers that lie in one."""
-    refs = (teacher.ref for teacher in card.teachers if teacher.ref.startswith("hub:"))
-    return [name for ref in refs if "/" in (name := ref.removeprefix("hub:").partition("@")[0])]
+    found = (_repository(teacher) for teacher in card.teachers if teacher.ref.startswith("hub:"))
+    return list(dict.fromkeys(repo for repo in found if repo is not None))
+
+
+def _repository(teacher: Pinned) -> str | None:
+    """Where `hub:NAME` or `hub:org/name` was pulled from; None: it ships in the package, or nobody can tell."""
+    name = teacher.ref.removeprefix("hub:").partition("@")[0]
+    if "/" in name:
+        return name
+    if teacher.revision is None:
+        return None
+    entry = index.find(name)
+    if isinstance(entry, External):
+        return entry.source.repo
+    if entry is not None and entry.release is not None and entry.release.commit == teacher.revision:
+        return entry.release.repo
+    org = os.environ.get("RRMSDK_HUB_ORG")
+    return f"{org}/{name}" if org else None
 
 
 def _cell(text: str) -> str:

@@ -68,6 +68,14 @@ def test_the_hub_is_told_which_repository_taught_it(tmp_path: Path) -> None:
     assert head["base_model"] == ["acme/big"]
 
 
+def test_the_hub_is_told_where_a_teacher_that_is_a_name_was_pulled_from(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("RRMSDK_HUB_ORG", "acme")
+    names = ("hub:imagenet-resnet50-linf-4", "hub:our-own", "hub:our-own@v2")
+    teachers = tuple(Pinned(ref=ref, revision="a" * 40, weights_sha256="1" * 64) for ref in names)
+    head = ModelCard(render(make_bundle(tmp_path, teachers=teachers), "acme/tiny")).data.to_dict()
+    assert head["base_model"] == ["madrylab/robust-imagenet-models", "acme/our-own"]
+
+
 def test_the_page_cites_the_method_and_the_attack(tmp_path: Path) -> None:
     thanks = render(make_bundle(tmp_path, method={"name": "rrm"}), "acme/tiny").split("## Cite")[1]
     assert "arXiv:2202.09994" in thanks
