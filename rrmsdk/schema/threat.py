@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
 
 from rrmsdk.errors import FieldError
 from rrmsdk.schema.value import Value, parse
@@ -48,10 +48,18 @@ class ThreatModel(Value):
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Radius
 
+    @model_validator(mode="after")
+    def _in_pixels(self) -> ThreatModel:
+        # 8 for 8/255: every attack would find everything, and the report would call the network broken.
+        if self.norm == "linf" and self.eps > 1:
+            hint = f" Did you mean {self.eps}/255?" if self.eps.denominator == 1 else ""
+            raise ValueError(f"eps = {self.eps} in linf: pixels are in [0, 1], so 1 is the most.{hint}")
+        return self
+
     @classmethod
     def parse(cls, text: str) -> ThreatModel:
         """`linf:8/255` as a value. Raises FieldError."""
-        norm, colon, eps = text.partition(":")
+        norm, colon, eps = text.partition(":") if isinstance(text, str) else ("", "", "")
         if not colon:
             raise FieldError(f"threat '{text}': type NORM:EPS, for example linf:8/255 or l2:1/2")
         return parse(cls, {"norm": norm, "eps": eps}, "threat")

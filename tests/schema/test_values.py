@@ -104,6 +104,12 @@ def test_an_unknown_norm_is_refused():
         ThreatModel.parse("l3:1")
 
 
+def test_a_linf_radius_beyond_all_pixels_is_taken_for_one_in_steps_of_255():
+    with pytest.raises(FieldError, match=r"eps = 8 in linf: pixels are in \[0, 1\].* Did you mean 8/255\?"):
+        ThreatModel.parse("linf:8")
+    assert ThreatModel.parse("l2:8").eps == 8
+
+
 @pytest.mark.parametrize(
     ("text", "fields"),
     [
