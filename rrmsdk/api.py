@@ -69,10 +69,10 @@ def transfer(
     needs_torch("transfer")
     from rrmsdk import methods
 
-    refs = (teacher,) if isinstance(teacher, str) else tuple(teacher)
+    refs = teachers.named(teacher)
     first = teachers.fetch(refs[:1])[0].bundle.card
     arch: Fields | StudentSpec = {"arch": student, "width": "teacher"} if isinstance(student, str) else student
-    how = method if isinstance(method, methods.Method) else methods.parse(dict(fields_of(method, "name")))
+    how = method if isinstance(method, methods.Method) else methods.parse(dict(fields_of(method, "name", "method")))
     fields = {
         "teacher": refs[0] if len(refs) == 1 else refs, "student": as_value(StudentSpec, arch, "arch"),
         "data": as_value(DataSpec, data, "name"),

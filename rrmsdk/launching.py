@@ -169,8 +169,8 @@ def enough(devices: int) -> None:
     """Raises MismatchError: fewer than 1, or more than this machine has GPUs."""
     import torch
 
-    if devices < 1:
-        raise MismatchError(f"devices is {devices}; give 1 or more")
+    if not isinstance(devices, int) or devices < 1:
+        raise MismatchError(f"devices is {devices!r}; give 1 or more")
     there = torch.cuda.device_count()
     if there and devices > there:
         raise MismatchError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,12 @@ def opened(model: str | Path | Bundle) -> Bundle:
     """The bundle that `model` is, or names."""
     if isinstance(model, Bundle):
         return bundles.read(model.path)
-    if isinstance(model, Path) or bundles.is_bundle(Path(model)):
+    if not isinstance(model, str | Path):
+        raise RefError(f"{model!r} is no model: give a folder, path:DIR, hub:NAME or a Bundle")
+    if isinstance(model, Path) or Path(model).is_dir():
         return bundles.read(Path(model))
+    if ":" not in model and "/" in model:
+        raise RefError(f"there is no folder {model}. A repository on the Hub is hub:{model}")
     from rrmsdk import converting  # the Hub's client is slow to import, and `import rrmsdk` comes by here
 
     return converting.fetch(model_ref(model)).bundle
@@ -142,21 +147,26 @@ def needs_torch(verb: str) -> None:
         raise MissingExtraError("train", f"rrmsdk.{verb}")
 
 
-def at_least(**given: tuple[int, int]) -> None:
-    """Of each name the number and the least that it may be. Raises FieldError."""
-    for name, (number, least) in given.items():
-        if number < least:
-            raise FieldError(f"{name} = {number}: {least} is the least")
-
-
 def as_value(kind: type[Any], given: Any, key: str) -> Any:
     """A value, its fields, or the one field that names it, as a value."""
-    return given if isinstance(given, kind) else value.parse(kind, dict(fields_of(given, key)), kind.__name__)
+    name = kind.__name__
+    return given if isinstance(given, kind) else value.parse(kind, dict(fields_of(given, key, name)), name)
 
 
-def fields_of(given: Any, key: str) -> Fields:
-    """Fields, or the one field that a text stands for."""
+def fields_of(given: Any, key: str, what: str) -> Fields:
+    """Fields, or the one field that a text stands for. Raises FieldError: neither; `what` says what it was to be."""
+    if not isinstance(given, str | Mapping):
+        raise FieldError(f"{what} = {given!r}: give a text (its '{key}'), or its fields")
     return {key: given} if isinstance(given, str) else given
+
+
+def at_least(**given: tuple[Any, int]) -> None:
+    """Raises FieldError: of the (number, least) by their names, one is no whole number or below its least."""
+    for name, (number, least) in given.items():
+        if not isinstance(number, Integral):
+            raise FieldError(f"{name} = {number!r}: give a whole number, {least} or more")
+        if number < least:
+            raise FieldError(f"{name} = {number}: {least} is the least")
 
 
 def threat_of(threat: str | ThreatModel) -> ThreatModel:

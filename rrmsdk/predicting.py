@@ -120,7 +120,7 @@ def probed(
         raise FieldError(f"steps = {steps} and seconds = {seconds} are two budgets of one probe; give one")
     taught = teachers.fetch((teacher,))
     card = taught[0].bundle.card
-    how = methods.parse(dict(fields_of(method, "name")))
+    how = methods.parse(dict(fields_of(method, "name", "method")))
     recipe = _recipe(teacher, student, data, how, train, card.threat, seed)
     images = rooms.load(recipe.data)
     networks = teachers.networks(taught, images.info, how)
@@ -251,7 +251,7 @@ def _recipe(teacher: str, student: Any, data: Any, how: Method, train: Any, thre
     fields = {
         "teacher": teacher,
         "student": {"arch": student, "width": "teacher"} if isinstance(student, str) else student,
-        "data": fields_of(data, "name"),
+        "data": fields_of(data, "name", "data"),
         "threat": threat, "train": train or {}, "seed": seed,
         "method": how.model_dump(mode="json", exclude_none=True),  # type: ignore[attr-defined]
     }  # fmt: skip

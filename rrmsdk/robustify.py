@@ -79,7 +79,7 @@ def robustify(
     from rrmsdk.training.log import progress
 
     rdt = value.parse(Rdt, settings, "rdt")
-    spec = value.parse(DataSpec, fields_of(data, "name"), "data")
+    spec = value.parse(DataSpec, fields_of(data, "name", "data"), "data")
     loaded = rooms.load(spec.model_copy(update={"validation": 0.0}))
     fetched = teachers.fetch([teacher])
     (network,) = teachers.networks(fetched, loaded.info, methods.parse({"name": "natural"}))

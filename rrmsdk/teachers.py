@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from rrmsdk.models import Classifier
 
 
+def named(teacher: str | Sequence[str]) -> tuple[str, ...]:
+    """One reference, or several, as several. Raises RefError: there is none."""
+    refs = (teacher,) if isinstance(teacher, str) else teacher
+    if not isinstance(refs, Sequence) or not refs or not all(isinstance(ref, str) for ref in refs):
+        raise RefError(f"teacher = {teacher!r}: type hub:NAME, hub:org/name or path:DIR, or several in a list")
+    return tuple(refs)
+
+
 def fetch(refs: Sequence[str]) -> tuple[Fetched, ...]:
     """The bundles that the references name.
 

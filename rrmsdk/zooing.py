@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk.errors import FieldError, RefError, did_you_mean
-from rrmsdk.opening import Fields, data_of, device_here, images_of, merged, needs_torch
+from rrmsdk.opening import Fields, at_least, data_of, device_here, images_of, merged, needs_torch, threat_of
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
@@ -61,7 +61,7 @@ def zoo(
     *,
     arch: str | None = None,
     dataset: str | None = None,
-    threat: str | None = None,
+    threat: str | ThreatModel | None = None,
     min_robust: float | None = None,
     licence: str | None = None,
     online: bool = False,
@@ -71,13 +71,16 @@ def zoo(
     Args:
         arch, dataset, licence: a name or a pattern such as `wrn-*`.
         threat: `linf`, or `linf:8/255`.
-        min_robust: least robust accuracy, as measured here or else as published by others.
+        min_robust: least robust accuracy, 0 to 1, as measured here or else as published by others.
 
     Raises:
-        FieldError: a filter that nothing passes; what there is is named.
+        FieldError: a name that no model has (what there is is named), or what is no threat, or no share. A threat that
+            no model was trained for, or a robust accuracy that none reaches, is an empty answer.
     """
     from rrmsdk import hub  # the Hub's client is slow to import, and `import rrmsdk` comes by here
 
+    if min_robust is not None and not (isinstance(min_robust, int | float) and 0 <= min_robust <= 1):
+        raise FieldError(f"min_robust = {min_robust!r}: a share of the test images, such as 0.3")
     listed = hub.listing(online=online)
     for name, wanted in (("arch", arch), ("data", dataset), ("licence", licence)):
         listed = listed if wanted is None else _named(listed, name, wanted)
@@ -97,6 +100,7 @@ def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
     """
     from rrmsdk import hub
 
+    name = str(name).removeprefix("hub:")  # as the listing shows it
     found = hub.index.find(name, zoo)
     if found is None and name in hub.index.embedded(zoo):
         return bundles.read(hub.index.bundle_of(name, zoo))
@@ -166,6 +170,8 @@ def zoo_check(
     needs_torch("zoo_check")
     from rrmsdk import converting, models
 
+    at_least(images=(images, 0), batch=(batch, 1))
+    name = str(name).removeprefix("hub:")
     entry = zoo_show(name, zoo=settings.get("zoo"))
     fetched = converting.fetch(Ref.parse(f"hub:{name}"), trust=trust, **settings)
     bundle = fetched.bundle
@@ -216,6 +222,7 @@ def _compared(right: int, of: int, promised: float | None, by: str) -> dict[str,
 
 
 def _named(listed: tuple[Listed, ...], field: str, wanted: str) -> tuple[Listed, ...]:
+    wanted = str(wanted)
     found = tuple(one for one in listed if fnmatchcase(getattr(one, field), wanted))
     if not found:
         there = sorted({getattr(one, field) for one in listed})
@@ -223,12 +230,12 @@ def _named(listed: tuple[Listed, ...], field: str, wanted: str) -> tuple[Listed,
     return found
 
 
-def _against(listed: tuple[Listed, ...], threat: str) -> tuple[Listed, ...]:
-    if ":" in threat:
-        exact = ThreatModel.parse(threat)
+def _against(listed: tuple[Listed, ...], threat: str | ThreatModel) -> tuple[Listed, ...]:
+    if isinstance(threat, ThreatModel) or ":" in str(threat):
+        exact = threat_of(threat)
         return tuple(one for one in listed if one.threat == exact)
     if threat not in (norms := ("linf", "l2", "l1")):
         raise FieldError(
-            f"threat {threat!r}: type a norm or NORM:EPS, such as linf:8/255.{did_you_mean(threat, norms)}"
+            f"threat {threat!r}: type a norm or NORM:EPS, such as linf:8/255.{did_you_mean(str(threat), norms)}"
         )
     return tuple(one for one in listed if one.threat.norm == threat)

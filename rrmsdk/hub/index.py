@@ -27,7 +27,8 @@ def names(zoo: Path | None = None) -> tuple[str, ...]:
 def find(name: str, zoo: Path | None = None) -> Entry | None:
     """What the index says of `name`; None: nothing. Raises FieldError: its file is no entry."""
     path = (zoo or root()) / f"{name}.toml"
-    return entry.read(path) if path.is_file() else None
+    inside = path.name == f"{name}.toml"  # a name is no way to another folder
+    return entry.read(path) if inside and path.is_file() else None
 
 
 def entries(zoo: Path | None = None) -> tuple[Entry, ...]:
