@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from rrmsdk import launching
+from rrmsdk import files, launching
 from rrmsdk.errors import FieldError
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
@@ -51,6 +52,9 @@ def verify(
 ) -> Bundle:
     """Attack a bundle on the test split and write `report.json` into it.
 
+    A report on the same weights that found more (a stronger attack, other images) stays beside it, as
+    `report.earlier.json`, which is no part of the bundle.
+
     Args:
         model: a bundle, its folder, or a reference. What `hub:` names is never changed: a copy is, in `out`
             (default `runs/NAME`).
@@ -77,6 +81,10 @@ def verify(
     spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
     if not 0 <= margin <= 1:
         raise FieldError(f"margin = {margin} is outside [0, 1]: 0.003 is 0.3 points")
+    if margin and against is None:
+        raise FieldError(f"margin = {margin} is how much worse than another bundle: give against")
+    if spec.stop != "either" and spec.at_least is None and against is None:
+        raise FieldError(f"stop = '{spec.stop}' is said of a floor: give at_least, or against")
     other = against if against is None or isinstance(against, Report) else opened(against).report
     if other is not None and spec.at_least is None:
         spec = spec.model_copy(update={"at_least": max(0.0, other.robust - margin)})
@@ -118,11 +126,34 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
     with nullcontext(distributed.Ranks(0, 1)) if alone else distributed.joined() as ranks:
         report = _judged(job, ranks)
         if ranks.number == 0:
-            bundles.keep(bundles.read(Path(job.folder)), bundles.REPORT, report)
+            bundle = bundles.read(Path(job.folder))
+            told = _kept_beside(bundle, report)
+            bundles.keep(bundle, bundles.REPORT, report)
+            if told and not job.quiet:
+                print(told, file=sys.stderr)
             journal.discard(Path(job.journal))
         if ranks.world > 1:
             distributed.wait()
     return bundles.read(Path(job.folder))
+
+
+def _kept_beside(bundle: Bundle, report: Report) -> str:
+    """Keep what found more than `report`, which takes its place; and say so. Nothing to say: an empty text."""
+    path, beside = bundle.path / bundles.REPORT, bundle.path / bundles.EARLIER
+    if not path.is_file() or not _found_more(found := bundle.report, report):
+        return ""
+    if not beside.is_file() or not _found_more(value.read(Report, beside), found):
+        files.write_bytes(beside, path.read_bytes())
+    return (
+        f"WARNING: this report (robust {report.robust:.4f}, {report.attack}, {report.images} images) replaces one that "
+        f"found more (robust {found.robust:.4f}, {found.attack}, {found.images} images); what found most is {beside}"
+    )
+
+
+def _found_more(one: Report, other: Report) -> bool:
+    same = (one.weights_sha256, one.threat, one.split) == (other.weights_sha256, other.threat, other.split)
+    as_many = one.images >= other.images or one.attack.startswith("autoattack")
+    return same and as_many and one.robust < other.robust
 
 
 def _judged(job: Job, ranks: Any):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import rrmsdk
+from rrmsdk.cli import FIRST
 from tests.bundles import make_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,15 @@ def test_zoo_lists_the_embedded_teachers_as_json():
     listed = {entry["ref"]: entry for entry in json.loads(done.stdout)}
     assert {"hub:digits-cnn-linf", "hub:resnet14-linf"} <= listed.keys()
     assert listed["hub:resnet14-linf"]["threat"] == {"norm": "linf", "eps": "8/255"}
+
+
+def test_a_filter_that_nothing_passes_says_so():
+    assert "no model of the zoo is like that" in _rrmsdk("zoo", "--min-robust", "1").stdout
+
+
+def test_the_help_begins_with_what_is_wanted_first():
+    told = _rrmsdk("--help").stdout
+    assert sorted(FIRST, key=lambda name: told.index(f"│ {name} ")) == list(FIRST)
 
 
 def test_the_version_is_told():

@@ -14,7 +14,9 @@ import pytest
 
 import rrmsdk
 from rrmsdk.errors import MismatchError, SaveError
+from rrmsdk.schema import bundle, value
 from rrmsdk.schema.bundle import Bundle
+from rrmsdk.schema.report import Report
 from tests.test_files import full_disk
 
 TEACHER = "hub:digits-cnn-linf"
@@ -140,6 +142,20 @@ def test_a_full_disk_is_one_clear_error_and_what_was_found_is_used_once_there_is
     with full_disk(), pytest.raises(SaveError, match=r"journal: .*What was found before is kept there, and the same"):
         rrmsdk.verify(bundle, **spec)
     assert rrmsdk.verify(bundle, **spec).report.outcomes == expected
+
+
+def test_a_report_that_found_more_is_kept_beside_the_one_that_takes_its_place(tmp_path, capsys):
+    one = copied(tmp_path / "b")
+    strong, beside = one.report, one.path / "report.earlier.json"
+    weak = rrmsdk.verify(one, attack="pgd", steps=1, restarts=1, images=0)
+    assert f"found more (robust {strong.robust:.4f}, autoattack" in capsys.readouterr().err
+    assert weak.report.robust > strong.robust
+    weaker = rrmsdk.verify(one, attack="pgd", steps=1, restarts=1, images=10, quiet=True)
+    assert weaker.report.images == 10
+    assert value.read(Report, beside) == strong
+    assert bundle.read(one.path).card.files.keys() == one.card.files.keys()
+    rrmsdk.verify(one, attack="pgd", steps=40, restarts=3, images=0)
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def test_fewer_than_one_device_is_refused(tmp_path):

@@ -50,6 +50,14 @@ WRONG = {
         "FieldError",
         "'search' = 'gird': Input should be 'grid' or 'optuna'. Did you mean 'grid'",
     ),
+    "rrmsdk.verify(TEACHER, margin=0.1)": (
+        "FieldError",
+        "margin = 0.1 is how much worse than another bundle: give against",
+    ),
+    "rrmsdk.verify(TEACHER, stop='below')": (
+        "FieldError",
+        "stop = 'below' is said of a floor: give at_least, or against",
+    ),
     "rrmsdk.zoo_check('digits-cnn-linf', images=-5)": ("FieldError", "images = -5: 0 is the least"),
     "rrmsdk.zoo_check('digits-cnn-linf', batch=0)": ("FieldError", "batch = 0: 1 is the least"),
     "rrmsdk.zoo(min_robust=45)": ("FieldError", "min_robust = 45: a share of the test images, such as 0.3"),

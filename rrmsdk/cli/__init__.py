@@ -6,6 +6,8 @@ import os
 import sys
 from typing import NoReturn
 
+from typer.models import CommandInfo
+
 from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, watching, zoo
 from rrmsdk.cli.app import app, overrides
 from rrmsdk.errors import BusyError, RrmError
@@ -26,6 +28,17 @@ __all__ = [
     "watching",
     "zoo",
 ]
+
+# As the help lists them: in the order in which they are wanted, and the others after them.
+FIRST = ("quickstart", "transfer", "verify", "export", "push", "pull", "serve", "retrain", "report", "train", "sweep")
+
+
+def _place(command: CommandInfo) -> int:
+    name = command.name or getattr(command.callback, "__name__", "")
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
+app.registered_commands.sort(key=_place)
 
 STOPPED = 130  # what typer makes of Ctrl-C
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later

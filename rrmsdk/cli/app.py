@@ -49,12 +49,17 @@ Model = Annotated[str, typer.Argument(help="A folder, path:DIR\\[@epoch=N], hub:
 Data = Annotated[
     str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the card.")
 ]
+RecipeData = Annotated[
+    str | None, typer.Option("--data", "-d", help="digits, cifar10, cifar100 or path:DIR. Default: as in the recipe.")
+]
 Copy = Annotated[
     Path | None, typer.Option("--out", "-o", help="Work on a copy in this folder. Default for hub: models: runs/NAME.")
 ]
 Devices = Annotated[
     int,
-    typer.Option(help="GPUs of this machine (or CPU processes) to train on. Under torchrun: all that it started."),
+    typer.Option(
+        help="GPUs of this machine (or CPU processes) to share the work. Under torchrun: all that it started."
+    ),
 ]
 Set = Annotated[
     list[str] | None,

@@ -18,6 +18,7 @@ from rrmsdk.cli.app import (
     Model,
     Out,
     Quiet,
+    RecipeData,
     Set,
     app,
     only,
@@ -46,7 +47,9 @@ def transfer(
         str, typer.Option("--method", "-m", help="rrm, mixacm, akd, kd, ard, rslad, adaad, ...; the README lists all.")
     ] = "rrm",
     threat: Annotated[str | None, typer.Option(help="NORM:EPS, e.g. linf:8/255. Default: the teacher's.")] = None,
-    attack: Annotated[str, typer.Option(help="How to judge: autoattack, apgd, pgd or none.")] = "autoattack",
+    attack: Annotated[
+        str, typer.Option(help="How to judge: autoattack, fast, apgd, pgd, square or none.")
+    ] = "autoattack",
     out: Out = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and attacks.")] = 0,
     devices: Devices = 1,
@@ -70,7 +73,7 @@ def transfer(
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe: TOML, e.g. zoo/resnet14-linf.toml.")],
-    data: Data = None,
+    data: RecipeData = None,
     out: Out = None,
     attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Judge the result as the recipe says.")] = True,
     devices: Devices = 1,
@@ -88,7 +91,7 @@ def bank(
     recipe: Annotated[
         Path, typer.Argument(help="A TOML file, as for `rrmsdk train`, of rrm, mixacm, kd, ard or rslad.")
     ],
-    data: Data = None,
+    data: RecipeData = None,
     set_: Set = None,
     quiet: Quiet = False,
     as_json: AsJson = False,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Data, Devices, Out, Quiet, Set, app, overrides, print_json, show
+from rrmsdk.cli.app import AsJson, Data, Devices, Out, Quiet, RecipeData, Set, app, overrides, print_json, show
 from rrmsdk.schema import value
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def listing(
     )
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in listed])
+        return
+    if not listed:
+        print("no model of the zoo is like that; rrmsdk zoo lists all")
         return
     _table(listed)
 
@@ -81,7 +84,7 @@ def show_(name: Name, as_json: AsJson = False) -> None:
 @zoo_app.command()
 def build(
     name: Name,
-    data: Data = None,
+    data: RecipeData = None,
     push: Annotated[str | None, typer.Option(help="org/name on the Hub, when it is made and attacked.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make that repository private.")] = False,
     out: Out = None,

@@ -12,6 +12,7 @@ from rrmsdk.schema.bundle import ONNX, REPORT, Bundle
 from rrmsdk.schema.card import Card, Pinned
 from rrmsdk.schema.entry import External
 from rrmsdk.schema.report import UPPER_BOUND, Report
+from rrmsdk.schema.threat import spelt
 
 # Names of ours that are data sets on the Hub.
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -44,7 +45,7 @@ def _head(card: Card, report: Report | None, repo: str) -> str:
         pipeline_tag="image-classification",
         datasets=[dataset] if dataset else None,
         metrics=["accuracy"],
-        tags=["rrmsdk", "adversarial-robustness", card.threat.norm, f"eps-{card.threat.eps}".replace("/", "-")]
+        tags=["rrmsdk", "adversarial-robustness", card.threat.norm, f"eps-{spelt(card.threat.eps)}".replace("/", "-")]
         + ["knowledge-distillation"] * bool(card.teachers),
         base_model=_repositories(card) or None,
         model_name=repo.split("/")[-1],
@@ -54,7 +55,7 @@ def _head(card: Card, report: Report | None, repo: str) -> str:
 
 
 def _results(card: Card, report: Report) -> list[EvalResult]:
-    threat = {"norm": report.threat.norm, "eps": str(report.threat.eps)}
+    threat = {"norm": report.threat.norm, "eps": spelt(report.threat.eps)}
     attack = {"attack": report.attack, **threat, "images": report.images}
     figures = (
         ("Clean accuracy", report.clean, {"images": report.images}),

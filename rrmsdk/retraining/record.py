@@ -25,6 +25,7 @@ from rrmsdk.schema.bundle import CURVE
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.decision import Decision
 from rrmsdk.schema.report import Report, wilson
+from rrmsdk.schema.threat import spelt
 
 Told = dict[str, Any]
 _LEAST = 1  # a share cannot be of fewer images
@@ -278,7 +279,7 @@ def _curve(folder: Path, made: dict[str, str], decided: list[Event]) -> Told | N
 
 
 def _points(curve: Curve) -> list[Told]:
-    return [{"eps": str(one.eps), "at": float(one.eps)} | _share(one.robust, one.interval) for one in curve.points]
+    return [{"eps": spelt(one.eps), "at": float(one.eps)} | _share(one.robust, one.interval) for one in curve.points]
 
 
 def _read(kind: Any, path: Path) -> Any:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Wi
 from rrmsdk.errors import FieldError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, Check, Share
-from rrmsdk.schema.threat import ThreatModel, fraction
+from rrmsdk.schema.threat import ThreatModel, fraction, spelt
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
 
 UPPER_BOUNDS = (
@@ -33,7 +33,7 @@ Distance = Annotated[
     Fraction,
     BeforeValidator(fraction),
     AfterValidator(_not_negative),
-    PlainSerializer(str, return_type=str),
+    PlainSerializer(spelt, return_type=str),
     WithJsonSchema({"type": "string"}),
 ]
 
@@ -93,11 +93,11 @@ class Curve(Value):
         if strange := set(self.outcomes) - set(letters + ROBUST):
             raise ValueError(f"outcomes hold {sorted(strange)}, for which there is no radius")
         if any(b.eps <= a.eps for a, b in pairwise(self.points)):
-            raise ValueError(f"the radii {', '.join(str(one.eps) for one in self.points)} do not ascend")
+            raise ValueError(f"the radii {', '.join(spelt(one.eps) for one in self.points)} do not ascend")
         for number, one in enumerate(self.points):
             left = self.images - sum(self.outcomes.count(letter) for letter in letters[: number + 1])
             if abs(one.robust - left / self.images) > 1e-9:
-                raise ValueError(f"at eps {one.eps} robust says {one.robust}, the outcomes {left}/{self.images}")
+                raise ValueError(f"at eps {spelt(one.eps)} robust says {one.robust}, the outcomes {left}/{self.images}")
         return self
 
     def summary(self) -> str:
@@ -111,7 +111,7 @@ class Curve(Value):
             low, high = one.interval
             own = one.eps == self.trained_for.eps and self.norm == self.trained_for.norm
             lines.append(
-                f"  {one.eps!s:>10}  {one.robust:.4f}  [{low:.4f}, {high:.4f}]  {one.attacked:8}  {one.broken:6}  "
+                f"  {spelt(one.eps):>10}  {one.robust:.4f}  [{low:.4f}, {high:.4f}]  {one.attacked:8}  {one.broken:6}  "
                 f"{one.pulled:9}{'  the radius of its card' if own else ''}"
             )
         lines += [f"look at {check.name}: {check.value}; {check.says}" for check in self.checks if not check.ok]

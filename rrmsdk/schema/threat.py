@@ -30,11 +30,17 @@ def _positive(value: Fraction) -> Fraction:
     return value
 
 
+def spelt(eps: Fraction) -> str:
+    """As people write it: in 255ths where it is a number of pixel steps (12/255, which is 4/85), else as it is."""
+    # 15ths and 17ths are such numbers too (1/5 is 51/255), but are not read as such.
+    return f"{eps.numerator * (255 // eps.denominator)}/255" if eps.denominator in (51, 85, 255) else str(eps)
+
+
 Radius = Annotated[
     Fraction,
     BeforeValidator(fraction),
     AfterValidator(_positive),
-    PlainSerializer(str, return_type=str),
+    PlainSerializer(spelt, return_type=str),
     WithJsonSchema({"type": "string"}),
 ]
 
@@ -42,7 +48,7 @@ Radius = Annotated[
 class ThreatModel(Value):
     """All images within `eps` of the natural one in `norm`, and inside [0, 1].
 
-    It is given once and used both for training and for judging; `8/255` stays `8/255`.
+    It is given once and used both for training and for judging; `12/255` stays `12/255`.
     """
 
     norm: Literal["linf", "l2", "l1"] = "linf"
@@ -65,4 +71,4 @@ class ThreatModel(Value):
         return parse(cls, {"norm": norm, "eps": eps}, "threat")
 
     def __str__(self) -> str:
-        return f"{self.norm}:{self.eps}"
+        return f"{self.norm}:{spelt(self.eps)}"

@@ -58,10 +58,9 @@ def sweep(
     """
     needs_torch("sweep")
     base = _recipe(recipe)
-    swept = Sweep(
-        recipe=base, ranges=_ranges(field, values), search=search, by=by, path=_folder(base, out),
-        screening=value.parse(VerifySpec, {"attack": "pgd", "steps": STEPS, "restarts": 1, "images": images}),
-    )  # fmt: skip
+    screening = value.parse(VerifySpec, {"attack": "pgd", "steps": STEPS, "restarts": 1, "images": images}, "sweep")
+    fields = {"search": search, "by": by, "path": _folder(base, out), "screening": screening}
+    swept = value.parse(Sweep, {"recipe": base, "ranges": _ranges(field, values), **fields}, "sweep")
     at_least(trials=(trials, 1), jobs=(jobs, 1), report=(report, 0))
     return _run(swept, trials, report, jobs, quiet)
 

@@ -23,7 +23,7 @@ from rrmsdk.schema.curve import Curve, Point
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED, AttackResult, Check, wilson
-from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.schema.threat import ThreatModel, spelt
 from rrmsdk.verification import checks, provenance
 from rrmsdk.verification.adapting import adapted
 from rrmsdk.verification.attacking import Standing, Tally, attack_all, found, stand
@@ -201,7 +201,7 @@ def _attacked(
         outcomes=[UNJUDGED] * len(start.outcomes), tallies=[Tally() for _ in how.attacks],
         journal=falling.journal(threat, how),
     )  # fmt: skip
-    says = f"eps {threat.eps}: {len(at)} images"
+    says = f"eps {spelt(threat.eps)}: {len(at)} images"
     attack_all(standing, how.attacks, at, lambda _, done, of: falling.tell(says, done, of))
     falling.results = falling.results or found(standing, how.attacks).results
     fell = ~standing.robust[at]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rrmsdk.schema.curve import Curve
+from rrmsdk.schema.threat import spelt
 from rrmsdk.visual.figure import figure
 
 ROBUST = "tab:red"
@@ -25,5 +26,5 @@ def curve(found: Curve, path: Path) -> None:
         if found.trained_for.norm == found.norm and found.trained_for.eps <= found.points[-1].eps:
             axis.axvline(float(found.trained_for.eps), color="tab:gray", ls=":", label=f"card: {found.trained_for}")
             axis.legend(frameon=False)
-        axis.set_xticks(eps, [str(one.eps) for one in found.points], rotation=45)
+        axis.set_xticks(eps, [spelt(one.eps) for one in found.points], rotation=45)
         axis.set(xlabel=f"eps, {found.norm}", ylabel="robust accuracy", ylim=(0, 1.02))

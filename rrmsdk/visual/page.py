@@ -23,7 +23,7 @@ from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.diagnosis import Diagnosis, Scores
 from rrmsdk.schema.parity import ExportParity
 from rrmsdk.schema.report import UPPER_BOUND, Report, wilson
-from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.schema.threat import ThreatModel, spelt
 from rrmsdk.visual import page_charts as charts
 from rrmsdk.visual import page_tables as tables
 from rrmsdk.visual.page_charts import MODEL, PALETTES, TEACHER, Chart
@@ -141,7 +141,7 @@ def _told(contents: Contents) -> dict[str, list[tuple[str, Scores, str]]]:
 
 def _in_words(threat: ThreatModel) -> str:
     """What the attacker may do."""
-    eps = f"{threat.eps} ({float(threat.eps):.4g})"
+    eps = f"{spelt(threat.eps)} ({float(threat.eps):.4g})"
     what = {
         "linf": f"every pixel value may change by up to {eps}",
         "l2": f"the perturbation may be up to {eps} long (L2)",

@@ -13,6 +13,7 @@ from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.diagnosis import Change, Scores
 from rrmsdk.schema.report import Report, wilson
+from rrmsdk.schema.threat import spelt
 from rrmsdk.visual.page_tables import NUMBER, TEXT, Row, Table, percent
 
 # All text colours reach a contrast of 4.5 on their ground (WCAG 2, AA).
@@ -90,7 +91,7 @@ def waterfall(report: Report) -> Chart:
 
 def curve(found: Curve, judged_at: float) -> Chart:
     """Robust accuracy over the radius, with the radius of the report marked."""
-    points = [(str(one.eps), float(one.eps), one.robust, one.interval)
+    points = [(spelt(one.eps), float(one.eps), one.robust, one.interval)
               for one in sorted(found.points, key=lambda one: one.eps)]  # fmt: skip
     told = [f"eps {text}: {percent(robust)} ({100 * low:.1f} to {100 * high:.1f} %)"
             for text, _, robust, (low, high) in points]  # fmt: skip

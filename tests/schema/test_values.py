@@ -99,6 +99,14 @@ def test_a_radius_that_is_none_is_refused(text):
         ThreatModel.parse(text)
 
 
+@pytest.mark.parametrize("eps", ["8/255", "12/255", "5/255", "255/255", "1/10", "1/2", "1/5", "0.031"])
+def test_a_radius_is_shown_in_steps_of_255_where_it_is_one(eps):
+    threat = ThreatModel.parse(f"linf:{eps}")
+    shown = {"255/255": "1", "0.031": "31/1000"}.get(eps, eps)
+    assert str(threat) == f"linf:{shown}"
+    assert threat.model_dump(mode="json")["eps"] == shown
+
+
 def test_an_unknown_norm_is_refused():
     with pytest.raises(FieldError, match="'norm' = 'l3'"):
         ThreatModel.parse("l3:1")
