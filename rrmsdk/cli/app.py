@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         print(f"rrmsdk {rrmsdk.__version__}")
         raise typer.Exit
@@ -34,8 +34,8 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _rrmsdk(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = None,
 ) -> None: ...
 
 

@@ -265,6 +265,7 @@ def test_a_process_killed_while_decoding_leaves_nothing_that_passes_for_a_cache(
     assert stored(tmp_path, ".*.part") == []
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_cifar10_is_whole(cifar10, tmp_path_factory):
     data = load(DataSpec(name=cifar10), cache=tmp_path_factory.getbasetemp() / "cifar10-cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +18,27 @@ from rrmsdk.runtime.served import Opening, Served, open_served
 from rrmsdk.runtime.store import Store
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
-from rrmsdk.schema.bundle import EXPECTED, GOLDEN, WEIGHTS, Bundle
+from rrmsdk.schema.bundle import EXPECTED, GOLDEN, PARITY, WEIGHTS, Bundle
 from rrmsdk.schema.drift import Expected
-from tests.served import make_served, with_parity, with_reference
+from rrmsdk.schema.parity import ExportParity, Precision
+from tests.served import make_served, with_reference
 
 ONE = Opening(threads=1, most=8)
 
 
-def opened(bundle: Bundle) -> Served:
-    return open_served(bundle.path, "7", ONE)
+def opened(bundle: Bundle, precision: Precision = "fp32") -> Served:
+    return open_served(bundle.path, "7", replace(ONE, precision=precision))
 
 
-def of_precision(bundle: Bundle, precision: str) -> Bundle:
-    """The same graph, which says that it is of another precision."""
+def of_precision(bundle: Bundle, precision: Precision) -> Bundle:
+    """With the same graph once more, which says that it is of that precision."""
+    graph, known = (bundle.path / name for name in bundles.exported(precision))
     model = onnx.load(bundle.onnx)
     model.metadata_props.add(key="rrmsdk.precision", value=precision)
-    files.write_bytes(bundle.onnx, model.SerializeToString())
-    return with_parity(bundle)
+    files.write_bytes(graph, model.SerializeToString())
+    parity = value.read(ExportParity, bundle.path / PARITY)
+    value.write(parity.model_copy(update={"onnx_sha256": files.sha256(graph)}), known)
+    return bundles.seal(bundle.path, bundle.card)
 
 
 def test_a_version_that_gives_the_golden_logits_is_served(tmp_path: Path) -> None:
@@ -64,13 +69,13 @@ def test_golden_answers_of_another_shape_are_refused(
 
 
 @pytest.mark.parametrize(("precision", "passes"), [("fp32", False), ("fp16", True), ("int8", True)])
-def test_what_is_allowed_depends_on_the_precision(tmp_path: Path, precision: str, passes: bool) -> None:
+def test_what_is_allowed_depends_on_the_precision(tmp_path: Path, precision: Precision, passes: bool) -> None:
     bundle = of_precision(with_reference(make_served(tmp_path / "b"), off=0.02), precision)
     if passes:
-        assert opened(bundle).golden == 32
+        assert opened(bundle, precision).golden == 32
     else:
         with pytest.raises(IntegrityError, match=r"differ by 0\.02 "):
-            opened(bundle)
+            opened(bundle, precision)
 
 
 def test_logits_that_are_nan_are_no_golden_ones(tmp_path: Path) -> None:
