@@ -40,12 +40,13 @@ def sign(
     password: str | None = None,
     sigstore: bool = False,
     identity_token: str | None = None,
+    trust_config: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Bundle:
     """Sign a bundle as it is now: its card and the files the card names, in `model.sig`.
 
     Whatever changes the bundle later (an attack, an export) has to come first, or be followed by another `sign`.
-    Signing through Sigstore is model-signing's; it needs the network and an account, and no test here has run it.
+    Signing through Sigstore is model-signing's; it needs the network and an account, and no test has run it.
 
     Args:
         model, out: as in `verify`.
@@ -53,6 +54,7 @@ def sign(
         password: of the key; None: that in RRMSDK_KEY_PASSWORD.
         sigstore: instead of a key: a certificate on an identity, entered into Sigstore's public log.
         identity_token: an OpenID Connect token for that; None: that of the CI this runs in, else a browser asks.
+        trust_config: of a Sigstore of one's own, see `verify_signature`.
 
     Raises:
         FieldError: not one of `key` and `sigstore`.
@@ -63,15 +65,15 @@ def sign(
     """
     if (key is None) != sigstore:
         raise FieldError("sign with a key or through Sigstore: key='release.pem' or sigstore=True, one of them")
-    if identity_token is not None and not sigstore:
-        raise FieldError("an identity_token is for sigstore=True")
+    if (identity_token is not None or trust_config is not None) and not sigstore:
+        raise FieldError("an identity_token and a trust_config are for sigstore=True")
     _needs_model_signing("sign")
     signer = None if key is None else _key(Path(key).expanduser(), _password(password))
     bundle = owned(model, out)
     signature.alone(bundle.path, (CARD, *bundle.card.files))
     with tempfile.TemporaryDirectory(prefix="rrmsdk-signing-") as beside:
         if signer is None:
-            content = _by_sigstore(bundle, Path(beside) / SIGNATURE, identity_token)
+            content = _by_sigstore(bundle, Path(beside) / SIGNATURE, identity_token, _trust(trust_config))
             signature.fits(bundle.path, content=content)
         else:
             content = _by_key(bundle, Path(beside) / SIGNATURE, signer)
@@ -87,16 +89,20 @@ def verify_signature(
     keys: str | Path | Sequence[str | Path] | None = None,
     identity: str | None = None,
     issuer: str | None = None,
+    trust_config: str | Path | None = None,
 ) -> Signed:
     """Who signed a bundle, and that it is as it was then.
 
     What a signature does not say: see `rrmsdk.runtime.signature`. With keys only the extra `trust` is needed, and no
-    network. The check of an identity is model-signing's, needs the network, and no test of ours has seen it pass.
+    network. The check of an identity is model-signing's, and needs the network or a `trust_config`.
 
     Args:
         keys: files of public keys (PEM), any of which may have signed; None: those in RRMSDK_TRUST.
         identity, issuer: instead of keys: who signed through Sigstore (an e-mail address, a workflow's URL), and the
             URL of who vouched for that, such as https://accounts.google.com.
+        trust_config: whose certificates and logs an identity is checked by, as a file (Sigstore's ClientTrustConfig,
+            JSON): those of a Sigstore of one's own, or of the public one where there is no network. None: those that
+            the public one publishes today.
 
     Raises:
         FieldError: neither keys nor an identity, or both.
@@ -108,9 +114,14 @@ def verify_signature(
         raise FieldError("an identity is checked together with its issuer: give both identity and issuer")
     if identity is not None and keys is not None:
         raise FieldError("check keys or an identity, not both")
+    if trust_config is not None and identity is None:
+        raise FieldError("a trust_config is for an identity; keys need none")
     if identity is not None and issuer is not None:
         _needs_model_signing("verify_signature(identity=...)")
-        return _of_sigstore(opened(model).path, identity, issuer)
+        folder = opened(model).path
+        found = signature.fits(folder)  # first: it lets no name lead out of the folder
+        _by_whom(folder, identity, issuer, _trust(trust_config))
+        return found.model_copy(update={"identity": identity, "issuer": issuer})
     given = [keys] if isinstance(keys, str | Path) else keys
     wanted = signature.trusted() if given is None else tuple(Path(key).expanduser() for key in given)
     if not wanted:
@@ -216,22 +227,40 @@ def _by_key(bundle: Bundle, to: Path, key: _Key) -> bytes:
     return to.read_bytes()
 
 
-def _by_sigstore(bundle: Bundle, to: Path, token: str | None) -> bytes:
+def _by_sigstore(bundle: Bundle, to: Path, token: str | None, trust: Path | None) -> bytes:
     from model_signing import signing
 
     with _reaching("sign"):
-        config = signing.Config().use_sigstore_signer(use_ambient_credentials=True, identity_token=token)
+        config = signing.Config().use_sigstore_signer(
+            use_ambient_credentials=True, identity_token=token, trust_config=trust
+        )
         config.set_hashing_config(_hashing(bundle)).sign(bundle.path, to)
     return to.read_bytes()
 
 
-def _of_sigstore(folder: Path, identity: str, issuer: str) -> Signed:
+def _trust(given: str | Path | None) -> Path | None:
+    """Raises DataError: it cannot be read, or is no configuration of Sigstore's clients."""
+    if given is None:
+        return None
+    from sigstore.models import ClientTrustConfig
+
+    path = Path(given).expanduser()
+    try:
+        ClientTrustConfig.from_json(path.read_text())
+    except OSError as exc:
+        raise DataError(f"the trust_config {path} cannot be read: {exc.strerror or exc}") from exc
+    except Exception as exc:
+        raise DataError(f"{path} is no ClientTrustConfig of Sigstore (JSON): {_said(exc)}") from exc
+    return path
+
+
+def _by_whom(folder: Path, identity: str, issuer: str, trust: Path | None) -> None:
+    """Raises IntegrityError: not by them, or not what lies there; HubError: who signs today cannot be asked."""
     from model_signing import hashing, verifying
 
-    found = signature.fits(folder)  # first: it lets no name lead out of the folder
     with _reaching("check who signed"):
-        config = verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
-        # Which files may be extra was judged above; the Hub's cache consists of links.
+        config = verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=issuer, trust_config=trust)
+        # Which files may be extra is judged before; the Hub's cache consists of links.
         config.set_hashing_config(hashing.Config().set_allow_symlinks(True)).set_ignore_unsigned_files(True)
         try:
             config.verify(folder, folder / SIGNATURE)
@@ -239,7 +268,6 @@ def _of_sigstore(folder: Path, identity: str, issuer: str) -> Signed:
             if _is_network(exc):
                 raise
             raise IntegrityError(f"{folder} is not signed by {identity} ({issuer}): {_said(exc)}") from exc
-    return found.model_copy(update={"identity": identity, "issuer": issuer})
 
 
 def _hashing(bundle: Bundle) -> Any:

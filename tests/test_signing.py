@@ -231,7 +231,7 @@ class TestKeys:
     [
         ({}, "sign with a key or through Sigstore"),
         ({"key": "k", "sigstore": True}, "one of them"),
-        ({"key": "k", "identity_token": "t"}, "an identity_token is for sigstore=True"),
+        ({"key": "k", "identity_token": "t"}, "an identity_token and a trust_config are for sigstore=True"),
     ],
 )
 def test_what_to_sign_with_is_asked_for(made: Bundle, asked: dict, said: str) -> None:

@@ -13,6 +13,13 @@ from rrmsdk.cli.app import AsJson, Copy, Model, app, print_json
 from rrmsdk.errors import FieldError
 from rrmsdk.schema.bundle import SIGNATURE
 
+TrustConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="Whose certificates and logs count: a ClientTrustConfig of Sigstore (JSON), of one's own or to be offline."
+    ),
+]
+
 
 @app.command()
 def sign(
@@ -29,6 +36,7 @@ def sign(
     identity_token: Annotated[
         str | None, typer.Option(help="For --sigstore. Default: that of the CI, else a browser asks.")
     ] = None,
+    trust_config: TrustConfig = None,
     new_key: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Only make a pair of keys: PATH (private) and PATH.pub.")
     ] = None,
@@ -47,7 +55,10 @@ def sign(
         return
     if model is None:
         raise FieldError("name what to sign: rrmsdk sign path:DIR --key KEY")
-    bundle = rrmsdk.sign(model, key=key, password=password, sigstore=sigstore, identity_token=identity_token, out=out)
+    bundle = rrmsdk.sign(
+        model, key=key, password=password, sigstore=sigstore, identity_token=identity_token,
+        trust_config=trust_config, out=out,
+    )  # fmt: skip
     if as_json:
         print_json({"path": str(bundle.path), "signature": str(bundle.path / SIGNATURE)})
     else:
@@ -62,10 +73,11 @@ def verify_signature(
     ] = None,
     identity: Annotated[str | None, typer.Option(help="Instead of keys: who signed through Sigstore.")] = None,
     issuer: Annotated[str | None, typer.Option(help="Who vouched for the identity, a URL.")] = None,
+    trust_config: TrustConfig = None,
     as_json: AsJson = False,
 ) -> None:
     """Say who signed MODEL, if it is as it was then. Without --key: the keys in RRMSDK_TRUST."""
-    found = rrmsdk.verify_signature(model, keys=key, identity=identity, issuer=issuer)
+    found = rrmsdk.verify_signature(model, keys=key, identity=identity, issuer=issuer, trust_config=trust_config)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
