@@ -1,8 +1,8 @@
 """Who signed through Sigstore is checked on a signature that somebody made through the public one, without the network.
 
-tests/sigstore/model.sig is that of two files, `signme-1` and `signme-2`, by a developer of model-signing: data of its
-own tests (github.com/sigstore/model-transparency, scripts/tests/v1.1.0-sigstore, Apache-2.0). What the public Sigstore's
-certificates and logs are, its client ships.
+tests/sigstore/model.sig is that of two files, `signme-1` and `signme-2`, by a developer of model-signing: data of
+its own tests (github.com/sigstore/model-transparency, scripts/tests/v1.1.0-sigstore, Apache-2.0). What the public
+Sigstore's certificates and logs are, its client ships.
 """
 
 from __future__ import annotations
