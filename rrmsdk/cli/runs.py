@@ -48,7 +48,7 @@ def transfer(
     ] = "rrm",
     threat: Annotated[str | None, typer.Option(help="NORM:EPS, e.g. linf:8/255. Default: the teacher's.")] = None,
     attack: Annotated[
-        str, typer.Option(help="How to judge: autoattack, fast, apgd, pgd, square or none.")
+        str, typer.Option("--attack", "-a", help="How to judge: autoattack, fast, apgd, pgd, square or none.")
     ] = "autoattack",
     out: Out = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and attacks.")] = 0,

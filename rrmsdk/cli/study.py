@@ -110,7 +110,7 @@ def certify(
     radius: Annotated[
         list[float] | None, typer.Option(help="L2. Repeatable. Default: 0, 0.25, 0.5, 0.75 and 1.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Of the split, from its start; 0: all.")] = 500,
+    images: Annotated[int, typer.Option("--images", "-n", help="Of the split, from its start; 0: all.")] = 500,
     split: Annotated[Literal["test", "validation"], typer.Option(help="Which images.")] = "test",
     batch: Annotated[int, typer.Option(help="Noisy copies at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
