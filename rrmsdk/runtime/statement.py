@@ -57,7 +57,7 @@ class _Key(Value):
 class _Open(BaseModel):
     """A part of the statement; its version 1 says that fields which are not known are to be ignored."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class _Resource(_Open):

@@ -82,4 +82,4 @@ class Past(Value):
     began: AwareDatetime
     ended: AwareDatetime | None = None
     waited: tuple[tuple[AwareDatetime, AwareDatetime], ...] = ()
-    observed: Observed = Observed()
+    observed: Observed = Field(default_factory=Observed)

@@ -267,12 +267,12 @@ class Job(Value, hide_input_in_errors=True):
     version: Literal[1]
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,63}$")]
     recipe: Recipe
-    judge: Judge = Judge()
+    judge: Judge = Field(default_factory=Judge)
     trigger: tuple[Trigger, ...] = ()
-    gate: Gate = Gate()
-    export: Export = Export()
+    gate: Gate = Field(default_factory=Gate)
+    export: Export = Field(default_factory=Export)
     push: Push
-    budget: Budget = Budget()
+    budget: Budget = Field(default_factory=Budget)
     notify: tuple[Notify, ...] = ()
 
     @model_validator(mode="after")

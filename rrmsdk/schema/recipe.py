@@ -75,7 +75,7 @@ class TrainSpec(Value):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Field(default_factory=Schedule)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
@@ -183,8 +183,8 @@ class Recipe(Value):
     data: DataSpec
     threat: ThreatModel
     method: dict[str, Any]
-    train: TrainSpec = TrainSpec()
-    verify: VerifySpec = VerifySpec()
+    train: TrainSpec = Field(default_factory=TrainSpec)
+    verify: VerifySpec = Field(default_factory=VerifySpec)
     store: Literal["fp32", "fp16"] = "fp32"
     seed: Seed = 0
 

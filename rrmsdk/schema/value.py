@@ -22,7 +22,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use take
 class Value(BaseModel):
     """A frozen record; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def parse(kind: type[V], fields: Any, where: str = "") -> V:
