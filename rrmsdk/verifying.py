@@ -7,12 +7,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from rrmsdk import files, launching
-from rrmsdk.errors import FieldError
+from rrmsdk.errors import FieldError, RrmError
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -140,14 +140,22 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
 def _kept_beside(bundle: Bundle, report: Report) -> str:
     """Keep what found more than `report`, which takes its place; and say so. Nothing to say: an empty text."""
     path, beside = bundle.path / bundles.REPORT, bundle.path / bundles.EARLIER
-    if not path.is_file() or not _found_more(found := bundle.report, report):
+    found, most = _readable(path), _readable(beside)
+    if found is None or not _found_more(found, report):
         return ""
-    if not beside.is_file() or not _found_more(value.read(Report, beside), found):
+    if most is None or not _found_more(most, found):
         files.write_bytes(beside, path.read_bytes())
     return (
         f"WARNING: this report (robust {report.robust:.4f}, {report.attack}, {report.images} images) replaces one that "
         f"found more (robust {found.robust:.4f}, {found.attack}, {found.images} images); what found most is {beside}"
     )
+
+
+def _readable(path: Path) -> Report | None:
+    """None: none is there, or one of another schema, for which no finished judgement is held up."""
+    with suppress(RrmError):
+        return value.read(Report, path) if path.is_file() else None
+    return None
 
 
 def _found_more(one: Report, other: Report) -> bool:

@@ -158,6 +158,13 @@ def test_a_report_that_found_more_is_kept_beside_the_one_that_takes_its_place(tm
     assert "WARNING" not in capsys.readouterr().err
 
 
+def test_a_report_that_cannot_be_read_holds_no_finished_judgement_up(tmp_path):
+    one = copied(tmp_path / "b")
+    (one.path / "report.earlier.json").write_text("{}")
+    rrmsdk.verify(one, attack="pgd", steps=1, restarts=1, images=0, quiet=True)
+    assert value.read(Report, one.path / "report.earlier.json").attack.startswith("autoattack")
+
+
 def test_fewer_than_one_device_is_refused(tmp_path):
     with pytest.raises(MismatchError, match="devices is 0; give 1 or more"):
         rrmsdk.verify(copied(tmp_path / "b"), **SPEC, devices=0, quiet=True)

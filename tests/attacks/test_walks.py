@@ -83,6 +83,7 @@ def points_of_autopgd(model: nn.Module, rows: Rows, loss: str, given: dict[str, 
 
 @pytest.fixture
 def _zero_gradients_are_no_news(monkeypatch):
+    """The official code warns of them, and here a warning is an error."""
     monkeypatch.setattr(autopgd_base, "check_zero_gradients", lambda grad, logger: None)
 
 
@@ -112,6 +113,7 @@ def _moved(delta: Tensor) -> Tensor:
 @LOSSES
 @pytest.mark.usefixtures("_zero_gradients_are_no_news")
 def test_all_steps_of_the_three_phases_of_autopgd_for_l1(model, monkeypatch, loss, turn):
+    # Both count pixels that only rounding has moved, but not the same ones; our margin for fp32's rounding is too wide.
     monkeypatch.setattr(apgd_l1, "_EXACT", 1e-14)
     monkeypatch.setattr(apgd_l1, "_changed", lambda point, x: _moved(point - x).double())
     monkeypatch.setattr(autopgd_base, "L0_norm", _moved)
