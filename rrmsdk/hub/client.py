@@ -198,8 +198,12 @@ def remember(snapshot: Path, revision: str) -> None:
 
 
 @contextmanager
-def in_our_words(hub: Hub, what: str, hint: str = "") -> Iterator[None]:
-    """Errors of the client as ours. `what` was asked for; `hint` is added where the name may be wrong.
+def in_our_words(hub: Hub, what: str, hint: str = "", away: str = "") -> Iterator[None]:
+    """Errors of the client as ours. `what` was asked for.
+
+    Args:
+        hint: added where the name may be wrong.
+        away: added where the Hub gives no answer, whatever the name.
 
     Raises:
         RefError: no such repository or revision.
@@ -211,14 +215,14 @@ def in_our_words(hub: Hub, what: str, hint: str = "") -> Iterator[None]:
     except RrmError:
         raise
     except FOREIGN as exc:
-        raise _translated(exc, hub, what, hint) from exc
+        raise _translated(exc, hub, what, hint, away) from exc
 
 
-def _translated(exc: BaseException, hub: Hub, what: str, hint: str) -> RrmError:
+def _translated(exc: BaseException, hub: Hub, what: str, hint: str, away: str) -> RrmError:
     causes = list(chain(exc))
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):
-            return _refused(cause, hub, what, hint)
+            return _refused(cause, hub, what, hint, away)
     said = next((line for line in str(causes[-1]).splitlines() if line), "no details")
     said = f"{type(causes[-1]).__name__}: {said}"
     # A socket's error names no file.
@@ -228,10 +232,10 @@ def _translated(exc: BaseException, hub: Hub, what: str, hint: str) -> RrmError:
         )
     if not any(isinstance(cause, httpx.HTTPError | OSError) for cause in causes):
         return HubError(f"{what}: {hub} does not answer as a Hub does ({said}). Is the address right?")
-    return HubError(f"{what}: {hub} could not be reached, or broke off ({said}). Check the network.{hint}")
+    return HubError(f"{what}: {hub} could not be reached, or broke off ({said}). Check the network.{hint}{away}")
 
 
-def _refused(exc: HfHubHTTPError, hub: Hub, what: str, hint: str) -> RrmError:
+def _refused(exc: HfHubHTTPError, hub: Hub, what: str, hint: str, away: str) -> RrmError:
     """The Hub answered, but not with what was asked."""
     if isinstance(exc, GatedRepoError):
         return HubError(f"{what} is gated: accept its conditions at {hub}. {_which_token(hub)}")
@@ -250,7 +254,7 @@ def _refused(exc: HfHubHTTPError, hub: Hub, what: str, hint: str) -> RrmError:
             f"{what}: somebody else pushed meanwhile, and nothing was overwritten. Look at theirs, push again"
         )
     if status == 429 or status >= 500:
-        return HubError(f"{what}: {hub} is down or overloaded ({said}). Try again later.{hint}")
+        return HubError(f"{what}: {hub} is down or overloaded ({said}). Try again later.{hint}{away}")
     return HubError(f"{what}: {hub} refused ({said})")
 
 

@@ -43,8 +43,9 @@ class Fetched:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A model on a Hub, as asked for; `hint` says what to type where it is not there.
+    """A model on a Hub, as asked for.
 
+    hint: what to type where it is not there.
     weights: the sha256 that the index promises; None: it promises none.
     """
 
@@ -153,6 +154,8 @@ def _wanted(ref: Ref, entry: Ours | None, zoo: Path | None) -> _Wanted:
 
 
 def _hint(ref: Ref, zoo: Path | None) -> str:
+    if ref.org is not None:
+        return f" The zoo has hub:{ref.name}." if ref.name in index.names(zoo) else ""
     return did_you_mean(f"hub:{ref.name}", [f"hub:{name}" for name in index.names(zoo)])
 
 
@@ -210,7 +213,7 @@ def _verified(snapshot: Path, wanted: _Wanted) -> Fetched:
 
 def _pull(hub: Hub, wanted: _Wanted) -> Fetched:
     """Exactly the files the card names, at one commit."""
-    with in_our_words(hub, wanted.spelt, wanted.hint):
+    with in_our_words(hub, wanted.spelt, wanted.hint, _while_away(hub, wanted)):
         commit = look(hub, wanted.repo, wanted.revision)
         if CARD not in commit.files:
             raise RefError(f"{wanted.spelt} is a repository, but no bundle: it has no {CARD}")
@@ -226,6 +229,12 @@ def _pull(hub: Hub, wanted: _Wanted) -> Fetched:
         raise IntegrityError(f"{wanted.spelt} at commit {commit.oid}: {exc}. Do not use it; tell its owner") from exc
     remember(card.parent, wanted.revision)
     return found
+
+
+def _while_away(hub: Hub, wanted: _Wanted) -> str:
+    """What to type where the Hub does not answer, but did before."""
+    card = try_to_load_from_cache(wanted.repo, CARD, cache_dir=hub.cache, revision=wanted.revision)
+    return " What it was when it was last pulled is used with HF_HUB_OFFLINE=1." if isinstance(card, str) else ""
 
 
 def _promised(card: Card, wanted: _Wanted, commit: Commit) -> dict[str, str | None]:

@@ -260,6 +260,12 @@ class TestRefusals:
         with pytest.raises(RefError, match=r"no such repository.* Did you mean 'hub:digits-cnn-linf'\?"):
             pull("hub:digits-cnn-lnf", hub, cache, zoo=zoo)
 
+    def test_of_an_organisation_only_the_same_name_is_near(self, hub: HubServer, zoo: Path, cache: Path) -> None:
+        with pytest.raises(RefError, match=r"may not see it\.$"):
+            pull("hub:acme/digits-cnn-lnf", hub, cache, zoo=zoo)
+        with pytest.raises(RefError, match=r"may not see it\. The zoo has hub:digits-cnn-linf\.$"):
+            pull("hub:acme/digits-cnn-linf", hub, cache, zoo=zoo)
+
     def test_an_unknown_revision_is_named(self, hub: HubServer, cache: Path, contents) -> None:
         hub.put("acme/tiny", contents)
         with pytest.raises(RefError, match=r"hub:acme/tiny@v9: .* has the repository, but not that revision"):
@@ -307,6 +313,17 @@ class TestTroubles:
         with pytest.raises(HubError, match=r"could not be reached.*ConnectError.*Did you mean 'hub:digits-cnn-linf'"):
             pull("hub:digits-cnn", NOWHERE, cache, zoo=zoo)
         assert time.monotonic() - started < 10  # the client's own retries take 23 s
+
+    def test_what_lies_here_is_offered_when_the_hub_is_away(self, hub: HubServer, cache: Path, contents) -> None:
+        hub.put("acme/tiny", contents)
+        with pytest.raises(HubError, match=r"Check the network\.$"):
+            pull("hub:acme/tiny", NOWHERE, cache)
+        pull("hub:acme/tiny", hub, cache)
+        with pytest.raises(HubError, match=r"Check the network\. What it was .* is used with HF_HUB_OFFLINE=1"):
+            pull("hub:acme/tiny", NOWHERE, cache)
+        hub.trouble = lambda method, path: 503
+        with pytest.raises(HubError, match=r"Try again later\. What it was .* is used with HF_HUB_OFFLINE=1"):
+            pull("hub:acme/tiny", hub, cache)
 
     def test_a_password_in_the_address_is_not_shown(self, cache: Path) -> None:
         with pytest.raises(HubError, match=r"http://127\.0\.0\.1:9 could not be reached") as caught:
