@@ -24,6 +24,7 @@ from tests.attacks.small_network import L1, L2, LINF, digits, network
 
 SHA = "0" * 64
 IMAGES = 24
+BATCH = 256  # all rows of FAB-T at once
 KINDS = ("pgd", "apgd", "autoattack")
 
 
@@ -43,7 +44,7 @@ def judged(model, tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("found"), {}
     for attack in KINDS:
         path = folder / f"{attack}.safetensors"
-        report = judge(model, VerifySpec(attack=attack, images=IMAGES, batch=IMAGES), save_adversarial=path)
+        report = judge(model, VerifySpec(attack=attack, images=IMAGES, batch=BATCH), save_adversarial=path)
         found[attack] = report, path
     return found
 
@@ -108,7 +109,7 @@ def test_the_file_says_what_it_is_about(judged):
     assert torch.equal(found.ids, digits().test.ids[:IMAGES])
     assert found.facts["threat"] == "linf:1/10"
     assert found.facts["fingerprint"] == digits().info.fingerprint
-    assert found.facts["batch"] == str(IMAGES)
+    assert found.facts["batch"] == str(BATCH)
 
 
 COMPARED = [
