@@ -107,10 +107,13 @@ class Batcher:
             left: done where nobody wants the answer any more.
 
         Raises:
-            Refused: 503 where too many wait or the server is stopping, 504 after `timeout`.
+            Refused: 400 where no batch can hold it, 503 where too many wait or the server is stopping, 504 after
+                `timeout`.
             CancelledError: `left` is done.
             Exception: whatever the network raises, the same for all of the batch.
         """
+        if len(pixels) > self.max_batch:
+            raise Refused(400, f"{len(pixels)} images in a request; at most {self.max_batch}")
         if self._closing:
             raise Refused(503, "this server is stopping", retry_after=1)
         if self.images + len(pixels) > self.max_queue:

@@ -138,6 +138,17 @@ def test_one_whole_batch_may_wait_however_short_the_queue(session: Session) -> N
     assert asyncio.run(run()).batch == 4
 
 
+def test_what_no_batch_can_hold_is_refused_and_others_are_answered(session: Session) -> None:
+    async def go() -> None:
+        async with Batcher(max_batch=4) as batcher:
+            with pytest.raises(Refused, match="5 images in a request; at most 4") as caught:
+                await batcher.submit(session, some_pixels(5), 30.0)
+            assert caught.value.status == 400
+            assert len((await batcher.submit(session, some_pixels(4), 30.0)).logits) == 4
+
+    asyncio.run(go())
+
+
 def test_a_full_queue_refuses_with_503_and_when_to_come_again(session: Session) -> None:
     async def run() -> Refused:
         network = Gated(session)
