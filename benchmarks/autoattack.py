@@ -52,7 +52,7 @@ def main() -> None:
     print(f"written to {out}")
 
 
-def _trained(method: str, work: Path) -> str:
+def trained(method: str, work: Path) -> str:
     """A folder with a network that this method made."""
     folder = work / f"digits-{method}"
     fields = {
@@ -79,13 +79,13 @@ def _kept(args: argparse.Namespace, ref: str, threat: ThreatModel) -> dict[str, 
 
 
 def _measured(ref: str, threat: ThreatModel, args: argparse.Namespace) -> dict[str, Any]:
-    place = _trained(ref.removeprefix("digits:"), args.work) if ref.startswith("digits:") else ref
+    place = trained(ref.removeprefix("digits:"), args.work) if ref.startswith("digits:") else ref
     network = rrmsdk.load(place)
     split = _images(args.data, args.images)
-    ours = _timed(lambda: _ours(network, split, threat, autoattack(threat, classes=10, seed=0), args.batch))
-    cheap = _timed(lambda: _ours(network, split, threat, fast(threat, classes=10, seed=0), args.batch))
-    theirs = _timed(lambda: _theirs(network, split, threat, args.batch, seed=0))
-    again = _theirs(network, split, threat, args.batch, args.again) if args.again is not None else None
+    ours = _timed(lambda: attacked(network, split, threat, autoattack(threat, classes=10, seed=0), args.batch))
+    cheap = _timed(lambda: attacked(network, split, threat, fast(threat, classes=10, seed=0), args.batch))
+    theirs = _timed(lambda: attacked_by_reference(network, split, threat, args.batch, seed=0))
+    again = attacked_by_reference(network, split, threat, args.batch, args.again) if args.again is not None else None
     (found, wall, cpu), (_found, fast_wall, fast_cpu), (outcomes, their_wall, their_cpu) = ours, cheap, theirs
     return {
         "model": ref, "threat": str(threat), "images": len(split), "outcomes": found.outcomes, "theirs": outcomes,
@@ -113,12 +113,12 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return call(), time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _ours(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, batch: int) -> Found:
+def attacked(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, batch: int) -> Found:
     with judging(network, 0):
         return run(network, split, threat, attacks, batch)
 
 
-def _theirs(network: nn.Module, split: Split, threat: ThreatModel, batch: int, seed: int) -> str:
+def attacked_by_reference(network: nn.Module, split: Split, threat: ThreatModel, batch: int, seed: int) -> str:
     """Letters as ours, from the official driver run attack by attack on what is left, as it does itself."""
     from pyautoattack import AutoAttack
 
