@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +47,8 @@ def _tell(notify: Notify, told: Mapping[str, Any], seconds: float) -> str:
 
 
 def _posted(notify: Notify, text: bytes, seconds: float) -> int:
+    import urllib.request  # slow to import, and few ticks have anything to tell
+
     assert notify.url is not None
     url = reveal(notify.url) if isinstance(notify.url, Secret) else notify.url
     asked = urllib.request.Request(url, data=text, headers={"Content-Type": "application/json"}, method="POST")
