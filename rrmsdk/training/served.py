@@ -10,7 +10,7 @@ from rrmsdk.methods.batch import part
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.training import distributed
 from rrmsdk.training.average import refresh_batch_norm
-from rrmsdk.training.loop import Training, autocast, draw
+from rrmsdk.training.loop import Training, autocast, draw, sound
 
 BATCH_NORM_STEPS = 100  # batches behind the statistics of an averaged network
 
@@ -36,7 +36,11 @@ def served(training: Training) -> Classifier:
     """The student; or its average, once it has begun, to which each rank shows its parts of some batches.
 
     The run itself goes on unchanged: the average takes the student's statistics again at its next step.
+
+    Raises:
+        DivergedError: a weight is not finite.
     """
+    sound(training)
     if training.average is None or int(training.average.n_averaged) == 0:
         return training.pair.student
     student, parts = cast(Classifier, training.average.module), distributed.parts(training.spec.accumulate)
