@@ -17,8 +17,8 @@ BATCH_NORM_STEPS = 100  # batches behind the statistics of an averaged network
 
 def validates(training: Training) -> bool:
     """Whether validation is due after this step; the last is looked at when all is done."""
-    every = round(training.spec.validate_every * training.per_epoch)
-    return every > 0 and training.done % every == 0 and training.done < training.total
+    every = max(1, round(training.spec.validate_every * training.per_epoch))
+    return training.spec.validate_every > 0 and training.done % every == 0 and training.done < training.total
 
 
 def keeps(training: Training) -> bool:

@@ -21,7 +21,7 @@ from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.layout import layout
 from rrmsdk.training.loop import draw
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
-from rrmsdk.training.served import served
+from rrmsdk.training.served import served, validates
 from tests.training import small
 from tests.training.small import DATA, THREAT, training
 
@@ -54,6 +54,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
         run(going, held_out, tmp_path, quiet=True)
     assert told.value.checkpoint == tmp_path / CHECKPOINT
     assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(("every", "looks"), [(0.0, 0), (1e-6, 19), (0.5, 1), (1.0, 0), (30.0, 0)])
+def test_validation_is_looked_at_as_often_as_asked_and_each_step_at_most(every, looks):
+    going, seen = training("natural", validate_every=every), 0
+    for going.done in range(1, going.total + 1):
+        seen += validates(going)
+    assert (going.total, seen) == (20, looks)
 
 
 class Overflows:
