@@ -59,7 +59,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
 @pytest.mark.parametrize(("every", "looks"), [(0.0, 0), (1e-6, 19), (0.5, 1), (1.0, 0), (30.0, 0)])
 def test_validation_is_looked_at_as_often_as_asked_and_each_step_at_most(every, looks):
     going, seen = training("natural", validate_every=every), 0
-    for going.done in range(1, going.total + 1):
+    for done in range(1, going.total + 1):
+        going.done = done
         seen += validates(going)
     assert (going.total, seen) == (20, looks)
 
