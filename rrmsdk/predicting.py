@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,10 @@ SHIPPED = Path(__file__).with_suffix(".json")  # written by benchmarks/predict.p
 USED = ("robust", "attacked_alignment", "teacher_robust", "own_clean")
 RIDGE = 1.0  # of standardised signals: as much as one pair's worth of doubt in each direction
 COVERAGE = 0.8  # some thirty pairs leave too few beyond 0.9 to tell where that lies
-UNLIKE = ("batch", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "epochs", "schedule", "augment", "head")
+UNLIKE = (
+    "batch", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "epochs", "schedule", "augment", "head", "ema",
+    "swa_from", "clip",
+)  # fmt: skip
 
 Fields = Mapping[str, Any]
 
@@ -118,6 +121,8 @@ def probed(
 
     if steps is not None and seconds is not None:
         raise FieldError(f"steps = {steps} and seconds = {seconds} are two budgets of one probe; give one")
+    if seconds is not None and not 0 < seconds < inf:
+        raise FieldError(f"seconds = {seconds:g}: give a number above 0")
     taught = teachers.fetch((teacher,))
     card = taught[0].bundle.card
     how = methods.parse(dict(fields_of(method, "name", "method")))
@@ -130,6 +135,8 @@ def probed(
         return Pair(folder.student(recipe, images.info, networks), networks)
 
     total = max(1, round(recipe.train.epochs * rooms.steps_per_epoch(images.train, recipe.train.batch)))
+    if total < 2:
+        raise FieldError(f"the full run has {total} step, and a probe of it at least 2; raise train.epochs")
     # The pair that is timed is not the one that is kept.
     bought = None if seconds is None else _affordable(seconds, pair(), how, images, recipe, total)
     count = _count(steps, share, total) if bought is None else bought
@@ -229,10 +236,14 @@ def unlike(calibration: Calibration, probe: Probed) -> tuple[str, ...]:
         ("data.fingerprint", info.fingerprint[:8], calibration.data.fingerprint[:8]),
         ("threat", str(recipe.threat), str(calibration.threat)),
         ("method", recipe.method, calibration.method),
+        ("data.extra", info.extra and info.extra.name, calibration.data.extra and calibration.data.extra.name),
+        ("student.start", recipe.student.start and recipe.student.start.file, None),
         *((f"train.{name}", getattr(recipe.train, name), getattr(calibration.train, name)) for name in UNLIKE),
     ]
     strange = [f"{name} is {_brief(here)} here, {_brief(there)} in the calibration" for name, here, there in told
                if here != there]  # fmt: skip
+    if not 0.8 <= info.train / calibration.data.train <= 1.25:
+        strange.append(f"{info.train} images are trained on here, {calibration.data.train} in the calibration")
     if info.validation < 0.8 * calibration.data.validation:
         strange.append(
             f"the validation split has {info.validation} images here, {calibration.data.validation} in the calibration"

@@ -67,6 +67,21 @@ def test_settings_unlike_the_calibration_are_named_and_leave_no_interval(tiny):
     assert "not calibrated here" in tiny.summary()
 
 
+@pytest.mark.parametrize(
+    ("data", "train", "says"),
+    [
+        ({"fraction": 0.15}, {}, "194 images are trained on here, 1294 in the calibration"),
+        ({}, {"ema": 0.99}, "train.ema is 0.99 here, None in the calibration"),
+        ({}, {"swa_from": 0.5}, "train.swa_from is 0.5 here, None in the calibration"),
+    ],
+)
+def test_a_part_of_the_data_or_an_average_is_unlike_the_calibration(data, train, says, shipped):
+    full = shipped.train.model_copy(update=train)
+    found = rrmsdk.predict(TEACHER, STUDENT, DATA | data, train=full, steps=2, quiet=True)
+    assert not found.calibrated
+    assert says in found.reasons
+
+
 def test_the_settings_of_the_calibration_give_an_interval(shipped):
     found = rrmsdk.predict(TEACHER, STUDENT, DATA, train=shipped.train, quiet=True)
     assert found.calibrated
@@ -144,6 +159,18 @@ def test_a_probe_longer_than_the_full_run_is_refused():
 def test_a_budget_in_seconds_buys_at_most_the_full_run():
     assert _tiny(steps=None, seconds=1e6).steps == 40
     assert _tiny(steps=None, seconds=1e-6).steps == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_that_buys_nothing_is_refused(seconds):
+    with pytest.raises(rrmsdk.FieldError, match=f"seconds = {seconds:g}: give a number above 0"):
+        _tiny(steps=None, seconds=seconds)
+
+
+@pytest.mark.parametrize("budget", [{}, {"seconds": 1.0}])
+def test_a_full_run_of_one_step_has_no_probe(budget):
+    with pytest.raises(rrmsdk.FieldError, match="the full run has 1 step, and a probe of it at least 2; raise train"):
+        rrmsdk.predict(TEACHER, STUDENT, DATA, train=TRAIN | {"epochs": 0.01}, quiet=True, **budget)
 
 
 @pytest.mark.slow

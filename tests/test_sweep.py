@@ -52,6 +52,7 @@ def swept(tmp_path_factory) -> Sweep:
     [
         ("log:5e-5..5e-1:5", (5e-5, 5e-4, 5e-3, 5e-2, 5e-1)),
         ("lin:0..1:3", (0.0, 0.5, 1.0)),
+        ("lin:0.12345678..0.9999999:2", (0.12345678, 0.9999999)),
         ("5e-5,5e-3", (5e-5, 5e-3)),
         ("cosine,relative_l2", ("cosine", "relative_l2")),
         ("true,false", (True, False)),

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, get_args
 from pydantic import BaseModel
 from torch import nn
 
-from rrmsdk.errors import FieldError, did_you_mean
+from rrmsdk.errors import FieldError, MismatchError, did_you_mean
 from rrmsdk.methods.adaad import AdaAd, AdaIad
 from rrmsdk.methods.akd import Akd
 from rrmsdk.methods.ard import Ard
@@ -63,18 +63,31 @@ def check(method: Method, pair: Pair) -> None:
     """Ask a method that has a `check` whether it can work with this pair.
 
     Raises:
-        MismatchError: it cannot; or a method that compares logits is given teachers of other classes.
+        MismatchError: it cannot; a method that compares logits is given teachers of other classes; or a method of ours
+            is given more teachers than it asks.
     """
     if compares_logits(method):
         same_classes(pair)
     own_check = getattr(method, "check", None)
     if own_check is not None:
         own_check(pair)
+    name = getattr(method, "name", None)
+    if len(pair.teachers) > 1 and name in KINDS and not takes_several(method):
+        raise MismatchError(
+            f"method {name} asks one teacher at most, and got {len(pair.teachers)}. Give one; akd takes any number, "
+            "iad2 a robust and a natural one"
+        )
 
 
 def compares_logits(method: Method) -> bool:
     """Whether student and teachers must have one label set."""
     return bool(getattr(method, "compares_logits", False))
+
+
+def takes_several(method: Method) -> bool:
+    """Whether the method, or the one it stands on, asks more than one teacher."""
+    base = getattr(method, "base", None)
+    return getattr(method, "ensemble", False) or (base is not None and takes_several(base))
 
 
 def replays(method: Method) -> int:

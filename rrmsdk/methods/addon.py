@@ -27,6 +27,6 @@ Base = Annotated[
     Any,
     BeforeValidator(_parsed),
     AfterValidator(_has_halves),
-    PlainSerializer(lambda base: base.model_dump(mode="json"), return_type=dict),
+    PlainSerializer(lambda base: base.model_dump(mode="json", exclude_none=True), return_type=dict),
 ]
 """A method in two halves (`Adversarial`), or its name, or its fields."""

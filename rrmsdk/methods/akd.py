@@ -30,6 +30,7 @@ class Akd(Value):
 
     name: Literal["akd"] = "akd"
     compares_logits: ClassVar[bool] = True
+    ensemble: ClassVar[bool] = True
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     beta: tuple[Annotated[float, Field(ge=0)], ...] | None = None
     inner: Inner = Inner(steps=7, rel_step=0.25, start="uniform", mode="eval")

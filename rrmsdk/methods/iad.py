@@ -75,6 +75,7 @@ class Iad2(Value):
 
     name: Literal["iad2"] = "iad2"
     compares_logits: ClassVar[bool] = True
+    ensemble: ClassVar[bool] = True
     alpha_robust: Share = 0.5
     alpha_natural: Share = 0.25
     temperature: Annotated[float, Field(gt=0)] = 1.0

@@ -39,13 +39,15 @@ class Span(Value):
         return self
 
     def values(self) -> tuple[float, ...]:
-        """The numbers of a grid, to six digits. Raises FieldError: no count."""
+        """The numbers of a grid, those between the ends to six digits. Raises FieldError: no count."""
         if self.count is None:
             raise FieldError(f"{self.scale}:{self.low:g}..{self.high:g}: {NO_COUNT}")
-        shares = [number / (self.count - 1) for number in range(self.count)]
+        shares = [number / (self.count - 1) for number in range(1, self.count - 1)]
         if self.scale == "log":
-            return tuple(float(f"{self.low * (self.high / self.low) ** share:.6g}") for share in shares)
-        return tuple(float(f"{self.low + (self.high - self.low) * share:.6g}") for share in shares)
+            between = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            between = [self.low + (self.high - self.low) * share for share in shares]
+        return (self.low, *(float(f"{one:.6g}") for one in between), self.high)
 
 
 class Choices(Value):

@@ -259,3 +259,16 @@ def look(loss: Tensor, training: Training) -> None:
             f"the loss is {value} at step {training.done} of {training.total}. "
             f"Lower lr (now {training.spec.lr}), or set clip"
         )
+
+
+def sound(training: Training) -> None:
+    """Raises DivergedError: a weight is not finite, though the loss that moved it is. Waits for the device."""
+    networks = [network for network in (training.pair.student, training.companion) if network is not None]
+    state = {name: one for network in networks for name, one in network.state_dict().items() if one.is_floating_point()}
+    finite = torch.stack([one.isfinite().all() for one in state.values()]).tolist()
+    broken = [name for name, good in zip(state, finite, strict=True) if not good]
+    if broken:
+        raise DivergedError(
+            f"{', '.join(broken[:3])} {'has' if len(broken) == 1 else 'have'} values that are not finite after step "
+            f"{training.done} of {training.total}. Lower lr (now {training.spec.lr}), or set clip"
+        )

@@ -14,7 +14,7 @@ from rrmsdk.schema import value
 from rrmsdk.training import bank, checkpoint, distributed, epochs
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
-from rrmsdk.training.loop import Step, Training, look, steps
+from rrmsdk.training.loop import Step, Training, look, sound, steps
 from rrmsdk.training.served import due, served, validates
 from rrmsdk.training.validate import Validation, validate
 
@@ -43,7 +43,7 @@ def run(
         draft: of the bundles that `keep_epochs` leaves in `folder`; None: it leaves none.
 
     Raises:
-        DivergedError: the loss is not finite; `.checkpoint` is the last good state.
+        DivergedError: the loss or a weight is not finite; `.checkpoint` is the last good state.
         IntegrityError: the checkpoint in `folder` is damaged or of another network.
         MismatchError, SaveError: of the feature bank, as in `rrmsdk.training.bank.write`.
     """
@@ -51,8 +51,8 @@ def run(
     facts = _begin(training, path, title, quiet)
     best = value.from_json(Validation, facts["best"]) if "best" in facts else None
     metrics = Metrics(folder, training.done)
-    with progress(title, quiet) as bar:
-        try:
+    try:
+        with progress(title, quiet) as bar:
             saved = time.monotonic()
             for step, rate in _timed(training):
                 student = served(training) if due(training) else None
@@ -63,14 +63,15 @@ def run(
                 to_save = step.number % (training.spec.checkpoint_every or training.per_epoch) == 0
                 if to_save or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                     look(step.loss, training)  # an accelerator's is not looked at in each step, and this one is kept
+                    sound(training)
                     save(training, folder, best)
                     metrics.write()
                     saved = time.monotonic()
-        except DivergedError as exc:
-            kept = path if path.exists() else None
-            where = f"The last good checkpoint is {kept}" if kept else "It came before the first checkpoint"
-            raise DivergedError(f"{exc}. {where}", kept) from exc
-    return _finish(training, validation, folder, metrics, best)
+        return _finish(training, validation, folder, metrics, best)
+    except DivergedError as exc:
+        kept = path if path.exists() else None
+        where = f"The last good checkpoint is {kept}" if kept else "It came before the first checkpoint"
+        raise DivergedError(f"{exc}. {where}", kept) from exc
 
 
 def follow(training: Training, folder: Path) -> None:

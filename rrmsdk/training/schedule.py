@@ -12,6 +12,9 @@ def factor(schedule: Schedule, step: int, total: int, per_epoch: int) -> float:
 
     Sources: cosine per step, Vaishnavi et al. 2022, table 5; triangular, Wong et al. 2020; onecycle with cosine halves,
     Smith and Topin 2018; multistep, Madry et al. 2018 and Rice et al. 2020; exponential, Maroto et al. 2022.
+
+    Onecycle has its top at `peak` of the run and its end after the last step, as the other kinds. Torch's OneCycleLR
+    counts the steps less one: its top comes a step sooner, its fall is a step ahead, and its last step is at `final`.
     """
     done = step / total
     match schedule.kind:

@@ -10,15 +10,15 @@ from rrmsdk.methods.batch import part
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.training import distributed
 from rrmsdk.training.average import refresh_batch_norm
-from rrmsdk.training.loop import Training, autocast, draw
+from rrmsdk.training.loop import Training, autocast, draw, sound
 
 BATCH_NORM_STEPS = 100  # batches behind the statistics of an averaged network
 
 
 def validates(training: Training) -> bool:
     """Whether validation is due after this step; the last is looked at when all is done."""
-    every = round(training.spec.validate_every * training.per_epoch)
-    return every > 0 and training.done % every == 0 and training.done < training.total
+    every = max(1, round(training.spec.validate_every * training.per_epoch))
+    return training.spec.validate_every > 0 and training.done % every == 0 and training.done < training.total
 
 
 def keeps(training: Training) -> bool:
@@ -36,7 +36,11 @@ def served(training: Training) -> Classifier:
     """The student; or its average, once it has begun, to which each rank shows its parts of some batches.
 
     The run itself goes on unchanged: the average takes the student's statistics again at its next step.
+
+    Raises:
+        DivergedError: a weight is not finite.
     """
+    sound(training)
     if training.average is None or int(training.average.n_averaged) == 0:
         return training.pair.student
     student, parts = cast(Classifier, training.average.module), distributed.parts(training.spec.accumulate)

@@ -122,6 +122,14 @@ def rslad(S, T, b):
     return (5 / 6 * kl(said, S(x_adv)) + 1 / 6 * kl(said, S(b.x)) + entropy).mean()
 
 
+def mixed_rslad(S, T, b, share):
+    """AKD's mixed label in both terms and in the attack, as cross-entropies."""
+    hard = torch.eye(10)[b.y]
+    label = (share * hard + (1 - share) * log_p(T[0](b.x)).exp()).detach()
+    x_adv = climb(S, lambda x: -(label * log_p(S(x))).sum(1), b, "gaussian", "eval")
+    return -(label * (0.75 * log_p(S(x_adv)) + 0.25 * log_p(S(b.x)))).sum(1).mean()
+
+
 def akd(S, T, b):
     x_adv = on_labels(S, b)
     one, two = (log_p(t(x_adv)).exp().detach() for t in T)
@@ -221,6 +229,9 @@ CASES = {
     "ard": ({"name": "ard", "alpha": 0.6, "temperature": 3, **STEPS}, partial(ard, alpha=0.6, tau=3)),
     "ard with a clean pass": ({"name": "ard", "clean_pass": True, **STEPS}, partial(ard, alpha=1, tau=30)),
     "rslad": ({"name": "rslad", **STEPS}, rslad),
+    "rslad on mixed labels": (
+        {"name": "rslad", "label_share": 0.3, "adv_weight": 0.75, **STEPS}, partial(mixed_rslad, share=0.3),
+    ),
     "akd": ({"name": "akd", "alpha": 0.75, "beta": [0.25, 0.75], **STEPS}, akd),
     "iad1": ({"name": "iad1", "temperature": 2, **STEPS}, iad1),
     "iad2": ({"name": "iad2", **STEPS}, partial(iad2, begun=True)),

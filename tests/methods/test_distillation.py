@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from rrmsdk import methods, models
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.models.pair import Pair
+from rrmsdk.schema import value
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -208,6 +210,18 @@ def test_igdm_adds_nothing_for_a_student_that_is_its_teacher(pair, batch):
 def test_an_add_on_says_that_its_base_must_attack(pair):
     with pytest.raises(FieldError, match="rrm attacks no images; a base is a method that does"):
         methods.parse({"name": "igdm", "base": {"name": "rrm"}})
+
+
+def test_an_add_on_of_an_ensemble_with_equal_weights_can_be_written_as_toml():
+    method = methods.parse({"name": "igdm", "base": "akd"})
+    assert methods.parse(tomllib.loads(value.to_toml(method))) == method
+
+
+@pytest.mark.parametrize("name", ["rrm", "mixacm", "kd", "igdm", "pgd_at"])
+def test_a_second_teacher_that_nobody_asks_is_refused(name, pair):
+    with pytest.raises(MismatchError, match=f"method {name} asks one teacher at most, and got 2. Give one; akd takes"):
+        methods.check(methods.parse({"name": name}), pair)
+    methods.check(methods.parse({"name": "igdm", "base": "akd"}), pair)
 
 
 def test_an_unknown_base_is_told_its_near_matches():

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from rrmsdk import data, methods, models
 from rrmsdk.errors import DivergedError, MismatchError
@@ -20,7 +21,7 @@ from rrmsdk.training.average import refresh_batch_norm
 from rrmsdk.training.layout import layout
 from rrmsdk.training.loop import draw
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
-from rrmsdk.training.served import served
+from rrmsdk.training.served import served, validates
 from tests.training import small
 from tests.training.small import DATA, THREAT, training
 
@@ -53,6 +54,43 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
         run(going, held_out, tmp_path, quiet=True)
     assert told.value.checkpoint == tmp_path / CHECKPOINT
     assert (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(("every", "looks"), [(0.0, 0), (1e-6, 19), (0.5, 1), (1.0, 0), (30.0, 0)])
+def test_validation_is_looked_at_as_often_as_asked_and_each_step_at_most(every, looks):
+    going, seen = training("natural", validate_every=every), 0
+    for done in range(1, going.total + 1):
+        going.done = done
+        seen += validates(going)
+    assert (going.total, seen) == (20, looks)
+
+
+class Overflows:
+    """A loss that is finite at each step, and a gradient that is not at one of them."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def loss(self, pair, batch):
+        weight = pair.student.head.weight
+        infinite = (0 * weight).sum().sqrt() if batch.step == self.step else 0  # sqrt has no gradient at 0
+        return F.cross_entropy(pair.student(batch.x), batch.y) + infinite
+
+
+@pytest.mark.parametrize("settings", [{}, {"validate_every": 0, "checkpoint_every": 1}, {"validate_every": 0}], ids=str)
+@pytest.mark.parametrize("step", [1, 3])
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_kept(step, settings, tmp_path):
+    """The step that moves them has a finite loss, and may be the last of an epoch, or of all."""
+    held_out = data.load(DATA).validation
+    going = training("natural", epochs=2, batch=640, **settings)
+    going.method = Overflows(step)
+    says = rf"network\.fc\.weight has values that are not finite after step {step + 1} of 4\. Lower lr"
+    with pytest.raises(DivergedError, match=says) as told:
+        run(going, held_out, tmp_path, quiet=True)
+    kept = tmp_path / CHECKPOINT
+    assert told.value.checkpoint == (kept if kept.exists() else None)
+    assert not kept.exists() or all(one.isfinite().all() for one in load_file(kept).values())
+    assert not (tmp_path / LAST).exists()
 
 
 def test_a_batch_larger_than_the_split_is_refused_with_both_numbers():

@@ -47,6 +47,29 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts_by_their_size(name):
     )
 
 
+@in_parts
+@pytest.mark.slow
+def test_the_gradient_of_a_batch_is_that_of_its_parts_each_attacked_by_itself(name):
+    """In double precision, where no rounding turns the sign of a step; without batch-norm and dropout, which differ."""
+    going = banked.training(name, arch="alexnet", batch=32)
+    for layer in going.pair.student.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    for network in (going.pair.student, *going.pair.teachers):
+        network.double()
+    drawn = draw(going, 0)
+    batch = replace(drawn, x=drawn.x.double(), progress=0.95)
+
+    def gradient(of: int) -> list[torch.Tensor]:
+        going.optimizer.zero_grad()
+        for number in range(of):
+            some = part(batch, number, of)
+            (going.method.loss(going.pair, some) * len(some.x) / len(batch.x)).backward()
+        return [weight.grad for weight in going.pair.student.parameters() if weight.grad is not None]
+
+    torch.testing.assert_close(gradient(3), gradient(1), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["awp", "free_at", "igam"])
 def test_a_method_that_needs_the_batch_whole_refuses_parts_and_says_why(name):
     with pytest.raises(

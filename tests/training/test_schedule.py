@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rrmsdk.schema.recipe import Schedule
 from rrmsdk.training.schedule import factor
@@ -28,6 +29,20 @@ def test_onecycle_starts_at_a_twenty_fifth():
     assert _at(0, kind="onecycle") == pytest.approx(1 / 25)
     assert _at(400, kind="onecycle", peak=0.4) == pytest.approx(1)
     assert _at(1000, kind="onecycle", final=1e-5) == pytest.approx(1e-5)
+
+
+def test_onecycle_falls_as_torchs_does_one_step_later():
+    weight = torch.zeros(1, requires_grad=True)
+    descent = torch.optim.SGD([weight], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(descent, 1.0, total_steps=1000, pct_start=0.3, cycle_momentum=False)
+    rates = [descent.param_groups[0]["lr"]]
+    for _ in range(999):
+        descent.step()
+        theirs.step()
+        rates.append(descent.param_groups[0]["lr"])
+    ours = [_at(step, kind="onecycle", peak=0.3, final=4e-6) for step in range(1001)]
+    assert rates[299:] == pytest.approx(ours[300:], abs=1e-9)
+    assert rates[:300] == pytest.approx(ours[:300], abs=0.006)  # of 299 steps up, and of 300
 
 
 def test_multistep_drops_at_its_milestones_and_keeps_what_it_dropped():
