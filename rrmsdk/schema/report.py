@@ -29,7 +29,7 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     p, n = hits / of, of
     centre, spread = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, min(low, p)), min(1.0, max(high, p))  # rounding may leave out 0 or 1
 
 
 class AttackResult(Value):
