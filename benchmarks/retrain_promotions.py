@@ -77,7 +77,8 @@ def _edge(
 @cache
 def passes(gained: int, lost: int, of: int, margin: float, confidence: float) -> bool:
     """Whether `difference(...)[0] > -margin`, without looking for the bound: the score falls as d rises."""
-    return intervals._score(-margin, gained, lost, of) >= NormalDist().inv_cdf(confidence)
+    enough = NormalDist().inv_cdf(confidence)
+    return intervals._score(-margin, gained, lost, of, enough) >= enough
 
 
 def exactly(of: int, d: float, differ: float, margin: float, confidence: float) -> float:

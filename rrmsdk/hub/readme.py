@@ -163,7 +163,7 @@ def _measured(report: Report | None) -> str:
             "",
             f"{report.attack}, {report.threat}, {report.images} {report.split} images of {report.data.name} "
             f"(stored as {report.data.encoding}): clean {report.clean:.4f}, "
-            f"robust {report.robust:.4f} (95 % interval over the drawn images {low:.4f} to {high:.4f}).",
+            f"robust {report.robust:.4f} ({report.interval_is} {low:.4f} to {high:.4f}).",
             "",
             "| attack | images attacked | broken | accuracy left |",
             "| --- | ---: | ---: | ---: |",

@@ -29,7 +29,7 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     p, n = hits / of, of
     centre, spread = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
-    return max(0.0, low), min(1.0, high)
+    return max(0.0, min(low, p)), min(1.0, max(high, p))  # rounding may leave out 0 or 1
 
 
 class AttackResult(Value):
@@ -65,8 +65,8 @@ class Report(Value):
         `a`, `b`, ... broken by the first, second, ... attack, `?` not judged: a verdict came before.
     images: that were judged; `clean` and `robust` are shares of them.
     passes: forward passes whose mean logits judged an image; above 1 the model is randomised.
-    interval: 95 % Wilson interval of `robust` over the drawn images; where a verdict ended the judging, its own
-        interval, which allows for that. It does not cover a stronger attack.
+    interval: 95 % Wilson interval of `robust` over the drawn images; where a verdict came before all were judged, its
+        own interval, which allows for that (see `interval_is`). It does not cover a stronger attack.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -106,6 +106,13 @@ class Report(Value):
             if abs(told - seen / self.images) > 1e-9:
                 raise ValueError(f"{name} says {told} but the outcomes say {seen}/{self.images}")
         return self
+
+    @property
+    def interval_is(self) -> str:
+        """What `interval` says, and how surely."""
+        if self.verdict is None or self.verdict.judged == self.verdict.of:
+            return "95 % interval over the drawn images"
+        return f"{100 * self.verdict.confidence:.10g} % interval of all {self.verdict.of} images"
 
     def warning(self) -> str:
         """One line that names the checks that are not ok; empty where all are."""

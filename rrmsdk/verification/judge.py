@@ -140,6 +140,8 @@ def into_ball(images: Images, x: Images, threat: ThreatModel) -> Float32[Tensor,
     images = images.float().clamp(0.0, 1.0)
     images = torch.where(images.isfinite().all(-1).all(-1).all(-1).view(-1, 1, 1, 1), images, x)
     outside = (excess(images, x, threat) > slack(threat)).view(-1, 1, 1, 1)
-    # A little less than the radius, so that rounding to fp32 stays inside the slack.
-    nearest = x.double() + project(images.double() - x.double(), threat) * (1 - 1e-6)
-    return torch.where(outside, nearest.float(), images)
+    delta = project(images.double() - x.double(), threat)
+    nearest = (x.double() + delta).float()
+    # Rounded towards `x`: thousands of pixels that are all rounded away from it would add up to more than the slack.
+    farther = (nearest.double() - x.double()).abs() > delta.abs()
+    return torch.where(outside, torch.where(farther, nearest.nextafter(x.float()), nearest), images)

@@ -17,7 +17,7 @@ from rrmsdk.attacks.sanity import noise_attack, one_step_attack
 from rrmsdk.attacks.searching import Attack
 from rrmsdk.data import Split
 from rrmsdk.schema.diagnosis import Comparison
-from rrmsdk.schema.report import BROKEN_BY, ROBUST, Report, wilson
+from rrmsdk.schema.report import BROKEN_BY, ROBUST, UNJUDGED, Report, wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.attacking import run
 
@@ -111,10 +111,11 @@ def from_report(report: Report) -> tuple[Comparison, ...]:
     """
     rows = {"apgd-t": (USUAL, LOSS), "apgd-dlr": (USUAL, LOSS), "fab-t": (USUAL, BOUNDARY),
             "square": (NOTHING, BLACK_BOX)}  # fmt: skip
-    first = tensor([outcome not in (ROBUST, *BROKEN_BY[1:]) for outcome in report.outcomes])
+    judged = report.outcomes.replace(UNJUDGED, "")
+    first = tensor([outcome not in (ROBUST, *BROKEN_BY[1:]) for outcome in judged])
     found = []
     for letter, result in zip(BROKEN_BY, report.attacks, strict=False):
         if result.name in rows and result.attacked:
-            both = first | tensor([outcome == letter for outcome in report.outcomes])
+            both = first | tensor([outcome == letter for outcome in judged])
             found.append(compared("apgd-ce", result.name, first, both, *rows[result.name]))
     return tuple(found)

@@ -212,8 +212,8 @@ def _checked_again(standing: Standing, what: Found) -> tuple[Check, ...]:
 def _counted(outcomes: str, verdict: Verdict | None) -> dict[str, Any]:
     wrong, robust = outcomes.count(CLEAN_WRONG), outcomes.count(ROBUST)
     of = len(outcomes) - outcomes.count(UNJUDGED)
-    # Wilson's interval is for a number of images that was fixed before.
-    interval = wilson(robust, of) if verdict is None else verdict.interval
+    # Wilson's interval is for a number of images that was fixed before, as all of them is.
+    interval = wilson(robust, of) if verdict is None or of == len(outcomes) else verdict.interval
     return {
         "outcomes": outcomes, "images": of, "clean": (of - wrong) / of, "robust": robust / of, "interval": interval,
         "verdict": verdict,

@@ -94,7 +94,7 @@ def _charts(contents: Contents) -> dict[str, Chart]:
     if diagnosis is not None and diagnosis.changes:
         drawn.append(charts.change(diagnosis.changes))
     if contents.curve is not None:
-        drawn.append(charts.curve(contents.curve, float(report.threat.eps)))
+        drawn.append(charts.curve(contents.curve, report.threat))
     if contents.certified is not None:
         drawn.append(charts.certified(contents.certified))
     return {chart.id: chart for chart in drawn}

@@ -13,7 +13,7 @@ from rrmsdk.schema.certified import Certified
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.diagnosis import Change, Scores
 from rrmsdk.schema.report import Report, wilson
-from rrmsdk.schema.threat import spelt
+from rrmsdk.schema.threat import ThreatModel, spelt
 from rrmsdk.visual.page_tables import NUMBER, TEXT, Row, Table, percent
 
 # All text colours reach a contrast of 4.5 on their ground (WCAG 2, AA).
@@ -89,8 +89,8 @@ def waterfall(report: Report) -> Chart:
     return Chart("waterfall", alt, {"data": [bars, intervals], "layout": layout})
 
 
-def curve(found: Curve, judged_at: float) -> Chart:
-    """Robust accuracy over the radius, with the radius of the report marked."""
+def curve(found: Curve, judged_at: ThreatModel) -> Chart:
+    """Robust accuracy over the radius, with the radius of the report marked where it is of this norm."""
     points = [(spelt(one.eps), float(one.eps), one.robust, one.interval)
               for one in sorted(found.points, key=lambda one: one.eps)]  # fmt: skip
     told = [f"eps {text}: {percent(robust)} ({100 * low:.1f} to {100 * high:.1f} %)"
@@ -108,8 +108,9 @@ def curve(found: Curve, judged_at: float) -> Chart:
     }  # fmt: skip
     layout = _layout(height=340, showlegend=False)
     layout["margin"] |= {"t": 30}
-    layout["shapes"] = [_mark(judged_at)]
-    layout["annotations"] = [_beside_mark(judged_at, max(xs), "eps of the report")]
+    own = [float(judged_at.eps)] if judged_at.norm == found.norm else []
+    layout["shapes"] = [_mark(at) for at in own]
+    layout["annotations"] = [_beside_mark(at, max(xs), "eps of the report") for at in own]
     layout["xaxis"] |= {
         "tickvals": [at for at, _ in ticks], "ticktext": [text for _, text in ticks], "tickangle": 0,
         "rangemode": "tozero", "title": {"text": f"eps, {_safe(found.norm)}", "standoff": 8},

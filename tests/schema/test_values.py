@@ -164,3 +164,9 @@ def test_wilsons_interval_is_that_of_the_textbook():
     assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(0, 10)[0] == pytest.approx(0)
     assert wilson(10, 10)[1] == pytest.approx(1)
+
+
+def test_a_share_lies_in_its_interval_however_it_is_rounded():
+    """The upper end of 4 of 4 came out as 0.9999999999999999."""
+    intervals = {(hits, of): wilson(hits, of) for of in range(1, 60) for hits in range(of + 1)}
+    assert [counts for counts, (low, high) in intervals.items() if not low <= counts[0] / counts[1] <= high] == []

@@ -202,6 +202,15 @@ def test_a_report_in_which_square_broke_what_the_others_left_is_suspected():
     assert found[-1].gap == pytest.approx(30 / report.images)
 
 
+def test_images_that_were_not_judged_are_no_part_of_what_a_report_says():
+    """A verdict ends a judgement early: its `?` are neither broken nor robust."""
+    report = rrmsdk.pull(TEACHER).report
+    part = report.outcomes[:50].replace(".", "d", 5)
+    found = from_report(report.model_copy(update={"outcomes": part.ljust(len(report.outcomes), "?")}))
+    assert found == from_report(report.model_copy(update={"outcomes": part}))
+    assert (found[-1].images, found[-1].first_robust, found[-1].suspicious) == (50, 0.86, True)
+
+
 # The verb
 
 

@@ -19,7 +19,7 @@ from rrmsdk.schema.report import Report, wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import read_adversarial, reevaluate, verify
 from rrmsdk.verification.attacking import run
-from rrmsdk.verification.judge import judging
+from rrmsdk.verification.judge import excess, into_ball, judging, slack
 from tests.attacks.small_network import L1, L2, LINF, digits, network
 
 SHA = "0" * 64
@@ -92,6 +92,17 @@ def test_saved_images_re_evaluate_exactly_in_other_norms_and_partial_batches(mod
 @pytest.mark.parametrize("attack", KINDS)
 def test_saved_images_are_inside_the_ball_and_the_pixel_range(judged, attack):
     assert_lawful(read_adversarial(judged[attack][1]), LINF)
+
+
+@pytest.mark.parametrize(("ball", "size"), [("l1:1", 32), ("l1:12", 32), ("l2:1/10", 224), ("linf:8/255", 32)])
+def test_an_image_is_brought_into_the_ball_however_many_pixels_are_rounded(ball, size):
+    """Equal changes of all pixels are rounded alike, and 3,072 roundings of one sign are more than the slack."""
+    threat, draw = ThreatModel.parse(ball), torch.Generator().manual_seed(0)
+    x = torch.randint(256, (4, 3, size, size), generator=draw) / 255
+    away = (x + 0.1 * torch.randn(x.shape, generator=draw).sign()).clamp(0, 1)
+    lawful = into_ball(away, x, threat)
+    assert excess(lawful, x, threat).max() <= slack(threat)
+    assert torch.equal(into_ball(lawful, x, threat), lawful)
 
 
 def assert_lawful(found, threat):

@@ -13,8 +13,10 @@ import pytest
 
 import rrmsdk
 from rrmsdk.errors import DataError, FieldError, MismatchError, MissingExtraError, SaveError
+from rrmsdk.hub.readme import render
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.report import UPPER_BOUND, AttackResult, Check, wilson
+from rrmsdk.verification.anytime import summary
 from rrmsdk.visual import page as pages
 from rrmsdk.visual.page_charts import PALETTES, waterfall
 from tests.bundles import DIGITS, make_bundle
@@ -85,6 +87,22 @@ def test_the_head_says_what_kind_of_number_it_is_and_whose(tmp_path):
                  "cnn on digits", "10 images of the test split"):  # fmt: skip
         assert said in head, said
     assert head.index(UPPER_BOUND) < head.index("70.00 %")
+
+
+def test_an_interval_is_told_as_what_it_is(tmp_path):
+    """A verdict after some of the images says where the share of all of them lies, with a confidence of its own."""
+    verdict = summary(6, 3, 10, 0.9, 0.99, "below")
+    early = told_otherwise(
+        make_bundle(tmp_path / "b"), outcomes="xaa...????", images=6, clean=5 / 6, robust=0.5,
+        interval=verdict.interval, verdict=verdict,
+    )  # fmt: skip
+    low, high = verdict.interval
+    page, _ = written(early, tmp_path)
+    assert f"99 % interval of all 10 images {100 * low:.2f} to {100 * high:.2f} %" in page.words
+    assert f"(99 % interval of all 10 images {low:.4f} to {high:.4f})" in render(early, "acme/tiny")
+    all_of_them = told_otherwise(make_bundle(tmp_path / "c"), verdict=summary(10, 7, 10, 0.9, 0.99, "below"))
+    low, high = wilson(7, 10)
+    assert f"(95 % interval over the drawn images {low:.4f} to {high:.4f})" in render(all_of_them, "acme/tiny")
 
 
 def test_the_numbers_are_those_of_thewritten(tmp_path):

@@ -19,6 +19,7 @@ from rrmsdk.models.weights import from_bundle
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.verification.judge import judging, right
+from rrmsdk.visual import page_charts as charts
 from rrmsdk.visual.page_charts import PALETTES
 from rrmsdk.visual.page_images import by_pgd
 from rrmsdk.visual.page_tables import confusion, mistakes
@@ -127,6 +128,16 @@ def test_a_curve_is_shown_from_small_to_large_radius_where_its_file_is(tmp_path,
     assert line["x"] == [0.0, 0.05, 0.2]
     assert line["y"] == [one.robust for one in found.points]
     assert "rrmsdk curve" not in page.words
+
+
+def test_the_radius_of_the_report_is_marked_on_a_curve_of_its_norm_alone(curved):
+    bundle, found = curved
+    threat = bundle.report.threat
+    assert threat.norm == found.norm == "linf"
+    for norm, marked in (("linf", [float(threat.eps)]), ("l2", [])):
+        layout = charts.curve(found.model_copy(update={"norm": norm}), threat).figure["layout"]
+        assert [mark["x0"] for mark in layout["shapes"]] == marked
+        assert [mark["text"] for mark in layout["annotations"]] == ["eps of the report"] * len(marked)
 
 
 def test_what_a_check_of_the_curve_found_is_told_under_it(tmp_path, curved):

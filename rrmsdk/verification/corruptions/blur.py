@@ -16,7 +16,7 @@ from rrmsdk.verification.corruptions.drawn import Drawn, Images
 DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))  # radius of the disk, sigma of its edge; pixels
 GLASS = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))  # sigma, times the pixels are mixed
 MOTION = ((6, 1.0), (6, 1.5), (6, 2.0), (8, 2.0), (9, 2.5))  # radius, sigma
-ZOOM = (0.06, 0.11, 0.15, 0.20, 0.25)  # the farthest zoom, beyond 1
+ZOOM = (1.06, 1.11, 1.16, 1.21, 1.26)  # where the zoom ends
 
 
 def smoothed(x: Images, sigma: float) -> Images:
@@ -82,7 +82,9 @@ def smeared(x: Images, radius: int, sigma: float, angle: Float64[Tensor, " B"]) 
 
 def zoom_blur(x: Images, severity: int, drawn: Drawn) -> Images:
     """The mean of the image and of it zoomed by 1, 1.01, ..., c."""
-    factors = [1 + step / 100 for step in range(round(100 * ZOOM[severity - 1]) + 1)]
+    # By numpy's own steps, for their rounding decides: 1.06 is a factor though it is the end, and what is zoomed by a
+    # hair more than 1.25 gets a pixel more.
+    factors = np.arange(1, ZOOM[severity - 1], 0.01).tolist()
     return (x + sum(zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
 
 
