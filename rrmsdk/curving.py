@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rrmsdk.errors import FieldError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -23,6 +23,7 @@ STEPS = 8
 PLOT = "curve.svg"  # beside the bundle's files and no part of it: the HTML report draws the curve itself
 
 
+@typed
 def curve(
     model: str | Path | Bundle,
     data: str | DataSpec | Mapping[str, Any] | None = None,

@@ -125,10 +125,10 @@ class MissingExtraError(RrmError, ImportError):
         self.extra = extra
 
 
-def did_you_mean(word: str, known: Iterable[str], most: int = 4) -> str:
+def did_you_mean(word: object, known: Iterable[str], most: int = 4) -> str:
     """ " Did you mean 'x' or 'y'?", or all known words when none is near and they are few."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), names, n=most, cutoff=0.5)
     if close:
         return f" Did you mean {' or '.join(map(repr, close))}?"
     if 0 < len(names) <= 12:

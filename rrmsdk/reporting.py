@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rrmsdk import files
 from rrmsdk.errors import DataError, HubError, MismatchError, MissingExtraError, SaveError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -34,6 +34,7 @@ DIAGNOSIS = "diagnosis.json"
 V = TypeVar("V", Corruptions, Certified, Curve, ExportParity)
 
 
+@typed
 def report(
     model: str | Path | Bundle,
     out: str | Path | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrmsdk.errors import FieldError, RefError, did_you_mean
-from rrmsdk.opening import Fields, at_least, data_of, device_here, images_of, merged, needs_torch, threat_of
+from rrmsdk.opening import Fields, at_least, data_of, device_here, images_of, merged, needs_torch, threat_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
@@ -89,6 +89,7 @@ def zoo(
     return tuple(one for one in listed if min_robust is None or (one.robust or 0.0) >= min_robust)
 
 
+@typed
 def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
     """What the index says of `name`; the bundle itself, where only that is there.
 
@@ -109,6 +110,7 @@ def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
     return found
 
 
+@typed
 def zoo_build(
     name: str,
     *,
@@ -146,6 +148,7 @@ def zoo_build(
     return Built(bundle=bundle, release=Release(repo=push, commit=commit, weights_sha256=weights))
 
 
+@typed
 def zoo_check(
     name: str,
     *,
