@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, FieldError, did_you_mean
+from rrmsdk.errors import DataError, FieldError, did_you_mean, near
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -60,8 +60,8 @@ def explain(exc: ValidationError, kind: type[BaseModel]) -> str:
         else:
             shown = "" if _hides(kind) and not isinstance(input, int | float) else f" = {short(input)}"
             given = f"'{path}'{shown}: " if path else ""
-            near = did_you_mean(str(input), _literals(error)) if error["type"] == "literal_error" else ""
-            lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + near if near else ""))
+            meant = near(input, _literals(error)) if error["type"] == "literal_error" else ""
+            lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + meant if meant else ""))
     return "; ".join(lines)
 
 
