@@ -157,7 +157,7 @@ def _diagnosis(bundle: Bundle, given: str | Path | None) -> Diagnosis | None:
 
 
 def _place(out: str | Path | None, bundle: Bundle) -> Path:
-    """Where the page goes, looked at before anything takes time. Raises SaveError; FieldError: it is named as no page."""
+    """Where the page goes, looked at before anything takes time. Raises SaveError; FieldError: no page is named so."""
     # A card's name is anybody's text, and this one becomes a file.
     name = re.sub(r"[^\w.-]+", "-", bundle.card.name).strip(".-") or "report"
     path = Path(out) if out else Path("runs") / f"{name}.html"
