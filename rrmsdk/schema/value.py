@@ -130,11 +130,6 @@ def to_json(value: BaseModel) -> str:
     return value.model_dump_json(indent=2) + "\n"
 
 
-def from_toml(kind: type[V], text: str, where: str = "") -> V:
-    """`text` (TOML) as a `kind`. Raises FieldError."""
-    return parse(kind, _toml(text, where or kind.__name__), where)
-
-
 def _toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
