@@ -20,7 +20,6 @@ from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verifying import hidden
 
 STEPS = 8
-PLOT = "curve.svg"  # beside the bundle's files and no part of it: the HTML report draws the curve itself
 
 
 @typed
@@ -93,7 +92,7 @@ def curve(
     for ball in kept.glob(f"{result.norm}-*"):
         discard(ball)
     discard(kept)
-    _draw(result, bundle.path / PLOT, quiet)
+    _draw(result, bundle.path / bundles.PLOT, quiet)
     return result
 
 
@@ -113,4 +112,4 @@ def _draw(found: Curve, path: Path, quiet: bool) -> None:
         return
     path.unlink(missing_ok=True)  # of another curve
     if not quiet:
-        print(f"no {PLOT} beside {bundles.CURVE}: it needs pip install 'rrmsdk[report]'", file=sys.stderr)
+        print(f"no {bundles.PLOT} beside {bundles.CURVE}: it needs pip install 'rrmsdk[report]'", file=sys.stderr)
