@@ -15,6 +15,7 @@ from rrmsdk.opening import (
     needs_torch,
     opened,
     threat_of,
+    typed,
 )
 from rrmsdk.runtime import signature
 from rrmsdk.schema import bundle as bundles
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Fields = Mapping[str, Any]
 
 
+@typed
 def transfer(
     teacher: str | Sequence[str],
     student: str | StudentSpec | Fields,
@@ -85,6 +87,7 @@ def transfer(
     return _run(recipe, folder, how, attack=verify is not None, devices=devices, quiet=quiet)
 
 
+@typed
 def train(
     recipe: str | Path | Recipe | Fields, *, out: str | Path | None = None, attack: bool = True, devices: int = 1,
     quiet: bool = False,
@@ -114,6 +117,7 @@ def train(
     return _run(recipe, folder, how, attack=attack, devices=devices, quiet=quiet)
 
 
+@typed
 def push(model: str | Path | Bundle, repo: str, **settings: Any) -> str:
     """Put a bundle on the Hub in one commit; gives back the commit's URL. See `rrmsdk.hub.push`."""
     from rrmsdk import hub
@@ -121,6 +125,7 @@ def push(model: str | Path | Bundle, repo: str, **settings: Any) -> str:
     return hub.push(opened(model), repo, **settings)
 
 
+@typed
 def pull(ref: str, out: str | Path | None = None, **settings: Any) -> Bundle:
     """Bring a bundle here, its hashes checked, and where RRMSDK_TRUST names keys its signature too.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from rrmsdk.errors import FieldError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -18,6 +19,7 @@ from rrmsdk.schema.data import DataSpec
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)  # as in the paper's tables
 
 
+@typed
 def certify(
     model: str | Path | Bundle,
     data: str | DataSpec | Mapping[str, Any] | None = None,
@@ -59,7 +61,7 @@ def certify(
     from rrmsdk.verification.smoothing import measure
 
     how = value.parse(Smoothing, {"sigma": sigma, "n0": n0, "n": n, "alpha": alpha}, "certify")
-    at_least(images=(images or 0, 0), batch=(batch, 1))
+    at_least(images=(images or 0, 0), batch=(batch, 1), seed=(seed, 0))
     wanted = _lengths(radii)
     bundle = owned(model, out)
     found = images_of(data_of(bundle, data), bundle)
@@ -76,7 +78,8 @@ def certify(
 
 def _lengths(radii: Sequence[float]) -> tuple[float, ...]:
     """Each once, in ascending order."""
-    for radius in radii:
-        if not 0 <= radius < math.inf:
-            raise FieldError(f"radii hold {radius}: a radius is 0 or more, and finite")
-    return tuple(sorted({float(radius) for radius in radii}))
+    given = value.several("radii", radii, "[0.25, 0.5]")
+    for radius in given:
+        if not isinstance(radius, Real) or not 0 <= float(radius) < math.inf:
+            raise FieldError(f"radii hold {radius!r}: a radius is a number, 0 or more, and finite")
+    return tuple(sorted({float(radius) for radius in given}))

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.corruption import Corruptions
 from rrmsdk.schema.data import DataSpec
 
 
+@typed
 def corrupt(
     model: str | Path | Bundle,
     data: str | DataSpec | Mapping[str, Any] | None = None,
@@ -45,7 +46,7 @@ def corrupt(
     from rrmsdk.training.log import progress
     from rrmsdk.verification.corruptions.measure import measure
 
-    at_least(images=(images or 0, 0), batch=(batch, 1))
+    at_least(images=(images or 0, 0), batch=(batch, 1), seed=(seed, 0))
     bundle = owned(model, out)
     found = images_of(data_of(bundle, data), bundle)
     chosen = split_of(found, split, images or 0)

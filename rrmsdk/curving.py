@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rrmsdk.errors import FieldError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -20,9 +20,9 @@ from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verifying import hidden
 
 STEPS = 8
-PLOT = "curve.svg"  # beside the bundle's files and no part of it: the HTML report draws the curve itself
 
 
+@typed
 def curve(
     model: str | Path | Bundle,
     data: str | DataSpec | Mapping[str, Any] | None = None,
@@ -92,7 +92,7 @@ def curve(
     for ball in kept.glob(f"{result.norm}-*"):
         discard(ball)
     discard(kept)
-    _draw(result, bundle.path / PLOT, quiet)
+    _draw(result, bundle.path / bundles.PLOT, quiet)
     return result
 
 
@@ -112,4 +112,4 @@ def _draw(found: Curve, path: Path, quiet: bool) -> None:
         return
     path.unlink(missing_ok=True)  # of another curve
     if not quiet:
-        print(f"no {PLOT} beside {bundles.CURVE}: it needs pip install 'rrmsdk[report]'", file=sys.stderr)
+        print(f"no {bundles.PLOT} beside {bundles.CURVE}: it needs pip install 'rrmsdk[report]'", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrmsdk import files
 from rrmsdk.errors import MismatchError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, split_of
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FILE, SAMPLES = "diagnosis.json", "samples.csv"
 
 
+@typed
 def diagnose(
     model: str | Path | Bundle,
     teacher: str | Path | Bundle | None = None,
@@ -69,6 +70,7 @@ def diagnose(
     from rrmsdk.training.log import progress
 
     at_least(images=(images, 0), steps=(steps, 1), masking=(masking, 0), queries=(queries, 1), batch=(batch, 1))
+    at_least(seed=(seed, 0))
     bundle = opened(model)
     reference = None if teacher is None else opened(teacher)
     found = images_of(data_of(bundle, data), bundle)

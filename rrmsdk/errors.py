@@ -125,12 +125,17 @@ class MissingExtraError(RrmError, ImportError):
         self.extra = extra
 
 
-def did_you_mean(word: str, known: Iterable[str], most: int = 4) -> str:
+def did_you_mean(word: object, known: Iterable[str], most: int = 4) -> str:
     """ " Did you mean 'x' or 'y'?", or all known words when none is near and they are few."""
     names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=most, cutoff=0.5)
-    if close:
-        return f" Did you mean {' or '.join(map(repr, close))}?"
+    if close := near(word, names, most):
+        return close
     if 0 < len(names) <= 12:
         return f" Known: {', '.join(names)}."
     return ""
+
+
+def near(word: object, known: Iterable[str], most: int = 4) -> str:
+    """ " Did you mean 'x' or 'y'?", for a message that lists all known words itself; empty when none is near."""
+    close = difflib.get_close_matches(str(word), sorted(set(known)), n=most, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rrmsdk.errors import FieldError, MismatchError
-from rrmsdk.opening import at_least, data_of, images_of, needs_torch, owned
+from rrmsdk.opening import at_least, data_of, images_of, needs_torch, owned, typed
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.threat import ThreatModel
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 COMPARED = 71  # images of the comparison of logits: one batch of 64, one of 7
 
 
+@typed
+@typed
 def export(
     model: str | Path | Bundle,
     *,

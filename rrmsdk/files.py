@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -35,6 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.chmod(0o644)  # mkstemp makes it 0600
         beside.replace(path)
+        flush(path.parent)
     except OSError as exc:
         if isinstance(exc, SaveError):
             raise
@@ -42,6 +44,24 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def flush(folder: Path) -> None:
+    """A rename outlives a power cut once its folder is on the disk; nothing where the system has no such call.
+
+    Some network file systems refuse it, and who may write into a folder may not always read it.
+    """
+    if os.name != "posix":
+        return
+    try:
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 def cache() -> Path:

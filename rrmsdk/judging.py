@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rrmsdk.errors import RefError
-from rrmsdk.opening import as_value, needs_torch, threat_of
+from rrmsdk.opening import as_value, needs_torch, threat_of, typed
 from rrmsdk.schema import value
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
@@ -30,6 +30,7 @@ class Opened(NamedTuple):
     weights_sha256: str
 
 
+@typed
 def attack(
     model: nn.Module | str | Path,
     data: str | DataSpec | Mapping[str, Any] | Dataset,
@@ -122,7 +123,7 @@ def _opened(model: nn.Module | str | Path, token: str | None, timeout: float) ->
         with closing(open_endpoint(str(model), token=token, timeout=timeout)) as asked:
             told = f"{asked.name} {', '.join(asked.versions)} ({asked.platform or 'of no named platform'})"
             yield Opened(BlackBox(asked, {"endpoint": told}), asked.name, asked.identity)
-    elif Path(model).suffix == ".onnx":
+    elif isinstance(model, str | Path) and Path(model).suffix == ".onnx":
         yield _session(Path(model))
     else:
         raise RefError(

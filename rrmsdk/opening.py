@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
-from numbers import Integral
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rrmsdk.errors import (
     DataError,
@@ -29,6 +32,36 @@ if TYPE_CHECKING:
     from rrmsdk.data import Dataset, Split
 
 Fields = Mapping[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+_KINDS: dict[str, type] = {"str": str, "Path": os.PathLike, "float": Real, "Fields": Mapping, "None": type(None)}
+
+
+def typed(verb: Callable[P, R]) -> Callable[P, R]:
+    """`verb`, which raises FieldError before it begins where a text, a path or a number is wanted and not given.
+
+    Looked at are arguments annotated with these alone. The rest is the verb's own to refuse: it knows how few images
+    are too few, or what a data set may be given as.
+    """
+    annotations = {name: str(one.annotation).split(" | ") for name, one in signature(verb).parameters.items()}
+    names = tuple(annotations)
+    plain = {name: kinds for name, kinds in annotations.items() if set(kinds) <= _KINDS.keys()}
+
+    @wraps(verb)
+    def begun(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, given in {**dict(zip(names, args, strict=False)), **kwargs}.items():
+            kinds = plain.get(name)
+            if kinds is not None and not isinstance(given, tuple(_KINDS[kind] for kind in kinds)):
+                raise FieldError(f"{name} = {value.short(given)}: give {_listed(kinds)}")
+        return verb(*args, **kwargs)
+
+    return begun
+
+
+def _listed(kinds: list[str]) -> str:
+    """As in `a str, a Path or None`."""
+    words = [{"None": "None", "Fields": "fields (a dict)"}.get(kind, f"a {kind}") for kind in kinds]
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def opened(model: str | Path | Bundle) -> Bundle:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrmsdk import teachers
 from rrmsdk.errors import FieldError, MismatchError
-from rrmsdk.opening import device_here, fields_of, needs_torch
+from rrmsdk.opening import at_least, device_here, fields_of, needs_torch, typed
 from rrmsdk.schema import value
 from rrmsdk.schema.data import DataInfo, DataSpec
 from rrmsdk.schema.prediction import MEANS, Calibration, MeasuredPair, Prediction, Signals
@@ -41,6 +41,7 @@ UNLIKE = (
 Fields = Mapping[str, Any]
 
 
+@typed
 def predict(
     teacher: str,
     student: str | StudentSpec | Fields,
@@ -119,6 +120,8 @@ def probed(
     from rrmsdk.training.log import progress
     from rrmsdk.training.probe import probe
 
+    if steps is not None:
+        at_least(steps=(steps, 2))
     if steps is not None and seconds is not None:
         raise FieldError(f"steps = {steps} and seconds = {seconds} are two budgets of one probe; give one")
     if seconds is not None and not 0 < seconds < inf:

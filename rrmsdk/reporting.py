@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, HubError, MismatchError, MissingExtraError, SaveError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened
+from rrmsdk.errors import DataError, FieldError, HubError, MismatchError, MissingExtraError, SaveError
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -34,6 +34,7 @@ DIAGNOSIS = "diagnosis.json"
 V = TypeVar("V", Corruptions, Certified, Curve, ExportParity)
 
 
+@typed
 def report(
     model: str | Path | Bundle,
     out: str | Path | None = None,
@@ -156,12 +157,14 @@ def _diagnosis(bundle: Bundle, given: str | Path | None) -> Diagnosis | None:
 
 
 def _place(out: str | Path | None, bundle: Bundle) -> Path:
-    """Where the page goes, looked at before anything takes time. Raises SaveError."""
+    """Where the page goes, looked at before anything takes time. Raises SaveError; FieldError: no page is named so."""
     # A card's name is anybody's text, and this one becomes a file.
     name = re.sub(r"[^\w.-]+", "-", bundle.card.name).strip(".-") or "report"
     path = Path(out) if out else Path("runs") / f"{name}.html"
     if path.is_dir():
         raise SaveError(f"could not write {path}: it is a folder. Name a file, such as {path / name}.html")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise FieldError(f"out = '{path}': the report is an HTML page. Name it {path.with_suffix('.html')}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:

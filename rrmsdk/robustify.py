@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from rrmsdk import teachers
 from rrmsdk.errors import MismatchError, SaveError
-from rrmsdk.opening import device_here, fields_of, needs_torch
+from rrmsdk.opening import at_least, device_here, fields_of, needs_torch, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.data import DataSpec
@@ -47,6 +47,7 @@ class RobustDataset(Value):
     data_seed: int = 0
 
 
+@typed
 def robustify(
     teacher: str,
     data: str | DataSpec | Mapping[str, Any],
@@ -78,6 +79,7 @@ def robustify(
     from rrmsdk.methods.rdt import Rdt
     from rrmsdk.training.log import progress
 
+    at_least(images=(images, 0), seed=(seed, 0))
     rdt = value.parse(Rdt, settings, "rdt")
     spec = value.parse(DataSpec, fields_of(data, "name", "data"), "data")
     loaded = rooms.load(spec.model_copy(update={"validation": 0.0}))

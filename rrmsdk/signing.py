@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from rrmsdk import files
 from rrmsdk.errors import DataError, FieldError, HubError, IntegrityError, MissingExtraError, RrmError, SaveError
-from rrmsdk.opening import opened, owned
+from rrmsdk.opening import opened, owned, typed
 from rrmsdk.runtime import signature
+from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD, SIGNATURE, UNSIGNED, Bundle
 from rrmsdk.schema.signed import Signed
 
@@ -33,6 +34,7 @@ class _Key:
     public: bytes
 
 
+@typed
 def sign(
     model: str | Path | Bundle,
     *,
@@ -83,6 +85,7 @@ def sign(
     return bundle
 
 
+@typed
 def verify_signature(
     model: str | Path | Bundle,
     *,
@@ -122,8 +125,11 @@ def verify_signature(
         found = signature.fits(folder)  # first: it lets no name lead out of the folder
         _by_whom(folder, identity, issuer, _trust(trust_config))
         return found.model_copy(update={"identity": identity, "issuer": issuer})
-    given = [keys] if isinstance(keys, str | Path) else keys
-    wanted = signature.trusted() if given is None else tuple(Path(key).expanduser() for key in given)
+    if keys is None:
+        wanted = signature.trusted()
+    else:
+        given = [keys] if isinstance(keys, str | Path) else value.several("keys", keys, "['release.pem.pub']")
+        wanted = tuple(Path(str(key)).expanduser() for key in given)
     if not wanted:
         raise FieldError(f"name the keys that you trust: keys=['release.pem.pub'] (--key), or {signature.TRUST}")
     return signature.verify(opened(model).path, wanted)

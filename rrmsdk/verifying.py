@@ -13,6 +13,7 @@ from typing import Any
 
 from rrmsdk import files, launching
 from rrmsdk.errors import FieldError, RrmError
+from rrmsdk.opening import data_of, device_here, images_of, needs_torch, opened, owned, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -36,6 +37,7 @@ class Job(Value):
     quiet: bool
 
 
+@typed
 def verify(
     model: str | Path | Bundle,
     *,
@@ -75,8 +77,6 @@ def verify(
     Raises:
         DataError, MismatchError, FieldError, IntegrityError, SaveError, RankError
     """
-    from rrmsdk.opening import data_of, needs_torch, opened, owned
-
     needs_torch("verify")
     spec = value.parse(VerifySpec, {"attack": attack, **settings}, "verify")
     if not 0 <= margin <= 1:
@@ -168,7 +168,6 @@ def _judged(job: Job, ranks: Any):
     import torch
 
     from rrmsdk import models
-    from rrmsdk.opening import device_here, images_of
     from rrmsdk.training import distributed
     from rrmsdk.training.log import progress
     from rrmsdk.verification import verify as judge

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk.errors import FieldError, RefError, did_you_mean
-from rrmsdk.opening import Fields, at_least, data_of, device_here, images_of, merged, needs_torch, threat_of
+from rrmsdk.errors import FieldError, RefError, did_you_mean, near
+from rrmsdk.opening import Fields, at_least, data_of, device_here, images_of, merged, needs_torch, threat_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
@@ -89,6 +89,7 @@ def zoo(
     return tuple(one for one in listed if min_robust is None or (one.robust or 0.0) >= min_robust)
 
 
+@typed
 def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
     """What the index says of `name`; the bundle itself, where only that is there.
 
@@ -109,6 +110,7 @@ def zoo_show(name: str, *, zoo: Path | None = None) -> Entry | Bundle:
     return found
 
 
+@typed
 def zoo_build(
     name: str,
     *,
@@ -146,6 +148,7 @@ def zoo_build(
     return Built(bundle=bundle, release=Release(repo=push, commit=commit, weights_sha256=weights))
 
 
+@typed
 def zoo_check(
     name: str,
     *,
@@ -222,11 +225,12 @@ def _compared(right: int, of: int, promised: float | None, by: str) -> dict[str,
 
 
 def _named(listed: tuple[Listed, ...], field: str, wanted: str) -> tuple[Listed, ...]:
+    """Licences and names are spelt MIT or mit, ImageNet or imagenet: case says nothing."""
     wanted = str(wanted)
-    found = tuple(one for one in listed if fnmatchcase(getattr(one, field), wanted))
+    found = tuple(one for one in listed if fnmatchcase(getattr(one, field).lower(), wanted.lower()))
     if not found:
         there = sorted({getattr(one, field) for one in listed})
-        raise FieldError(f"no model has {field} {wanted!r}.{did_you_mean(wanted, there)} There are: {', '.join(there)}")
+        raise FieldError(f"no model has {field} {wanted!r}.{near(wanted.lower(), there)} There are: {', '.join(there)}")
     return found
 
 

@@ -79,6 +79,57 @@ def test_pull_json_carries_card_and_report():
     assert told["report"]["note"].startswith("Robust accuracy here is an upper bound found by attacking")
 
 
+# One process for all rows: to begin takes longer than to refuse.
+REFUSED = """
+import contextlib, io, json, sys
+from rrmsdk.cli import main
+told = []
+for arguments in json.load(sys.stdin):
+    sys.argv, error = ["rrmsdk", *arguments], io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+        except SystemExit as exc:
+            told.append([exc.code, error.getvalue()])
+print(json.dumps(told))
+"""
+TYPED = {
+    "curve x --attack fsat": "'fsat' is not one of 'fast', 'autoattack', 'apgd', 'pgd'. Did you mean 'fast'?",
+    "sweep r.toml -f a -v 1 --by zzz": "'zzz' is not one of 'mean', 'robust', 'clean'. Type rrmsdk sweep -h",
+    "export x --onnx --precision fp61": "'fp61' is unknown. Did you mean 'fp16' or 'fp32'? Known: fp32, fp16, int8",
+    "export x --onnx --precision zzz": "precision = 'zzz' is unknown. Known: fp32, fp16, int8",
+    "verify x --images abc": "Invalid value for '--images' / '-n'",
+    "transfer --teacer x": "No such option: --teacer. Did you mean '--teacher'",
+    "verify x --steps": "Option '--steps' requires an argument.",
+    "zoo shw": "No such command 'shw'. Did you mean 'show'?",
+    "verfy x": "No such command 'verfy'. Did you mean 'verify'",
+    "verify": "Missing argument 'model'. Type rrmsdk verify -h",
+    "verify a b": "unexpected extra argument",
+}
+
+
+@pytest.fixture(scope="module")
+def refused():
+    given = json.dumps([typed.split() for typed in TYPED])
+    done = subprocess.run([sys.executable, "-c", REFUSED], input=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(TYPED, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_what_is_typed_wrongly_is_one_line_with_what_was_meant(typed, refused):
+    code, told = refused[typed]
+    assert (code, told.count("\n")) == (2, 1), told
+    assert told.startswith("rrmsdk: ")
+    assert TYPED[typed] in told
+
+
+def test_a_word_of_its_own_is_answered_by_the_help():
+    done = _rrmsdk("job")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert "Usage" in done.stdout
+
+
 @pytest.mark.parametrize("verb", ["", "transfer", "train", "verify", "export", "push", "pull", "zoo", "quickstart",
                                   "sweep", "diagnose", "corrupt", "certify", "curve", "report",
                                   "attack", "sign", "verify-signature", "serve", "retrain", "schedule",

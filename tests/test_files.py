@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -62,6 +63,28 @@ def test_a_full_disk_is_one_clear_error_and_keeps_the_old_file(tmp_path):
         files.write_bytes(path, b"x" * 5000)
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["f"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders have no fsync there")
+def test_the_folder_is_flushed_once_the_file_has_its_name(tmp_path, monkeypatch):
+    """A power cut is what it is for; what can be seen without one is that the system is asked, and when."""
+    path, flushed, fsync = tmp_path / "f", [], os.fsync
+
+    def seen(handle: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    files.write_text(path, "new")
+    assert flushed == [(False, False), (True, True)]
+
+
+def test_a_folder_that_may_be_written_and_not_read_keeps_the_file(tmp_path):
+    folder = tmp_path / "drop"
+    folder.mkdir(mode=0o300)
+    files.write_text(folder / "f", "new")
+    folder.chmod(0o700)
+    assert (folder / "f").read_text() == "new"
 
 
 def test_a_block_that_fails_leaves_nothing_beside(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,8 @@ def test_python_in_the_readme_uses_names_that_exist(block):
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "toml"])
 def test_a_recipe_or_job_in_the_readme_reads(block):
-    value.from_toml(
-        Job if block.startswith("version") else Recipe, re.sub(r'sha256 = "\w+\.\.\."', f'sha256 = "{"0" * 64}"', block)
-    )
+    text = re.sub(r'sha256 = "\w+\.\.\."', f'sha256 = "{"0" * 64}"', block)
+    value.parse(Job if block.startswith("version") else Recipe, tomllib.loads(text))
 
 
 def test_each_result_file_the_readme_names_is_there():

@@ -75,6 +75,13 @@ def test_what_model_signing_signs_by_itself_is_accepted(made: Bundle, key: Path,
     assert rrmsdk.verify_signature(made, keys=public).name == "made"
 
 
+@pytest.mark.parametrize("name", ["curve.svg", "report.earlier.json"])
+def test_what_verbs_leave_beside_a_bundle_holds_no_signing_up(made: Bundle, key: Path, public: Path, name: str) -> None:
+    (made.path / name).write_text("")
+    rrmsdk.sign(made, key=key)
+    assert rrmsdk.verify_signature(made, keys=public).name == "made"
+
+
 CHANGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("a changed byte", lambda path: (path / WEIGHTS).write_bytes(b"x"), "was changed"),
     ("a missing file", lambda path: (path / REPORT).unlink(), "is missing"),

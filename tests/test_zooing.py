@@ -252,6 +252,10 @@ class TestFilters:
         found = rrmsdk.zoo(arch="resnet50", dataset="imagenet", threat="linf:4/255", licence="mit")
         assert [one.ref for one in found] == ["hub:imagenet-resnet50-linf-4"]
 
+    def test_case_says_nothing(self) -> None:
+        small = {"arch": "resnet*", "dataset": "imagenet", "licence": "mit"}
+        assert rrmsdk.zoo(**small) == rrmsdk.zoo(arch="ResNet*", dataset="ImageNet", licence="MIT") != ()
+
     def test_a_pattern_takes_several(self) -> None:
         assert {one.arch for one in rrmsdk.zoo(arch="dm-wrn-*")} == {"dm-wrn-28-10", "dm-wrn-70-16"}
 

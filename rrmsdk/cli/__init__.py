@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import typer
 from typer.models import CommandInfo
 
 from rrmsdk.cli import gc, hub, job, retrain, runs, schedule, serve, signing, study, watching, zoo
 from rrmsdk.cli.app import app, overrides
-from rrmsdk.errors import BusyError, RrmError
+from rrmsdk.errors import BusyError, RrmError, near
 
 __all__ = [
     "app",
@@ -40,6 +42,7 @@ def _place(command: CommandInfo) -> int:
 
 app.registered_commands.sort(key=_place)
 
+USAGE: Any = typer.BadParameter.__base__  # all that is typed wrongly; typer has no public name for it
 STOPPED = 130  # what typer makes of Ctrl-C
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later
 
@@ -49,12 +52,27 @@ def main() -> NoReturn:
     # Before torch is imported: its idle threads spin by default, and take the cores that other processes need.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        code = app(standalone_mode=False)
     except RrmError as exc:
         print(f"rrmsdk: {exc}", file=sys.stderr)
         sys.exit(BUSY if isinstance(exc, BusyError) else 2)
-    except SystemExit as exc:
-        if exc.code == STOPPED:
-            print("rrmsdk: stopped. What was finished is kept; the same command continues.", file=sys.stderr)
-        raise
-    sys.exit(0)
+    except USAGE as exc:
+        if told := _meant(exc):
+            print(f"rrmsdk: {told}", file=sys.stderr)
+        sys.exit(exc.exit_code)
+    if code == STOPPED:
+        print("rrmsdk: stopped. What was finished is kept; the same command continues.", file=sys.stderr)
+    sys.exit(code)
+
+
+def _meant(exc: Any) -> str:
+    """What typer complains of in one line, as our own errors are told; empty where it has shown the help instead."""
+    if type(exc).__name__ == "NoArgsIsHelpError":
+        return ""
+    says = exc.format_message().replace("Value error, ", "")
+    if choice := re.search(r"'([^']*)' is not one of (.+)", says):
+        says += near(choice[1], re.findall(r"'([^']+)'", choice[2]))
+    elif getattr(exc, "possibilities", None):
+        says = f"{exc.message}.{near(exc.option_name, exc.possibilities)}"
+    ended = says if says.endswith((".", "?")) else f"{says}."
+    return f"{ended} Type {exc.ctx.command_path} -h" if exc.ctx else ended

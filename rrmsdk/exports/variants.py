@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rrmsdk.errors import ExportError, FieldError, MissingExtraError, ParityError, did_you_mean
+from rrmsdk.errors import ExportError, FieldError, MissingExtraError, ParityError, near
 from rrmsdk.exports.onnx import nodes
 from rrmsdk.runtime.session import no_telemetry
 
@@ -29,7 +29,7 @@ def check(precision: str, target: str, input: str) -> None:
         ("input", input, INPUTS),
     ):
         if given not in known:
-            raise FieldError(f"{what} = '{given}' is unknown.{did_you_mean(given, known)} Known: {', '.join(known)}")
+            raise FieldError(f"{what} = '{given}' is unknown.{near(given, known)} Known: {', '.join(known)}")
 
 
 def to_fp16(proto: Any) -> Any:

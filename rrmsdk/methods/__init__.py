@@ -46,6 +46,8 @@ def parse(fields: dict[str, Any]) -> AnyMethod:
         FieldError: an unknown method or field, with near matches.
     """
     name = fields.get("name")
+    if name is None:
+        raise FieldError(f"method: field 'name' is missing. Known: {', '.join(sorted(KINDS))}")
     if name not in KINDS:
         raise FieldError(f"unknown method {name!r}.{did_you_mean(str(name), KINDS)}")
     return value.parse(KINDS[name], _with_own_inner(KINDS[name], fields), f"method {name}")

@@ -245,13 +245,13 @@ class Journal:
         with self._writing():
             self._note(run, kind, told)
 
-    def events(self, run: int | None = None, *, after: int = 0, kind: str | None = None) -> tuple[Event, ...]:
-        """What happened after event number `after`, in a run or in all; the oldest first."""
+    def events(self, run: int | None = None, *, kind: str | None = None) -> tuple[Event, ...]:
+        """What happened, in a run or in all; the oldest first."""
         asked = [(column, given) for column, given in (("run", run), ("kind", kind)) if given is not None]
-        where, values = "".join(f" AND {column} = ?" for column, _ in asked), (after, *(given for _, given in asked))
-        ask = f"SELECT number, run, at, kind, told FROM event WHERE number > ?{where} ORDER BY number"
+        where = " AND ".join(f"{column} = ?" for column, _ in asked) or "TRUE"
+        ask = f"SELECT number, run, at, kind, told FROM event WHERE {where} ORDER BY number"
         with self._reading() as base:
-            rows = base.execute(ask, values).fetchall()
+            rows = base.execute(ask, [given for _, given in asked]).fetchall()
         return tuple(Event(number, of, at, kind, json.loads(told)) for number, of, at, kind, told in rows)
 
     def _note(self, run: int | None, kind: str, told: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class Objects:
                 digest = _copied(source, beside / "it")
                 if self.open(digest) is None:
                     (beside / "it").rename(self._place(digest))
-                    _sync(self.folder)
+                    files.flush(self.folder)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         return digest
@@ -73,7 +73,7 @@ class Objects:
         with _saving(aside):
             aside.mkdir(exist_ok=True)
             place.rename(Path(tempfile.mkdtemp(prefix=f"{digest[:12]}-", dir=aside)) / "it")
-            _sync(self.folder)
+            files.flush(self.folder)
         return None
 
     def kept(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ class Objects:
                 for digest in old:
                     # Aside first: a kill in the middle leaves no half object under its name.
                     self._place(digest).rename(Path(tempfile.mkdtemp(prefix=PART, dir=self.folder)) / "it")
-                _sync(self.folder)
+                files.flush(self.folder)
                 _sweep(self.folder)
                 shutil.rmtree(aside, ignore_errors=True)
         return Removed(tuple(sorted(old)), freed)
@@ -176,8 +176,8 @@ def _copied(source: Path, target: Path) -> str:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         hashes[name] = _copied_file(source / name, target / name)
     for folder in (path for path in target.rglob("*") if path.is_dir()):
-        _sync(folder)
-    _sync(target)
+        files.flush(folder)
+    files.flush(target)
     return _listed(hashes)
 
 
@@ -201,15 +201,6 @@ def _names(folder: Path) -> list[str]:
 def _listed(hashes: Mapping[str, str]) -> str:
     listing = "".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes))
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on the disk when its folder is."""
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
 
 
 def _sweep(folder: Path) -> None:

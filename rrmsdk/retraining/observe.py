@@ -96,13 +96,17 @@ def folder(path: Path, *, count: bool = True) -> DataSeen:
         count: whether to count the train images; the rows of parquet files need pyarrow.
 
     Raises:
-        DataError: no such folder, nothing in it, or a parquet file that is none.
+        DataError: no such folder, nothing in it, a parquet file that is none, or files come and go meanwhile.
         MissingExtraError: parquet files without pyarrow.
     """
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    try:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        states = [(file, file.stat()) for file in files]
+    except OSError as exc:
+        raise DataError(f"cannot look at {exc.filename or path}: {exc.strerror or exc}; it is tried again") from exc
     if not files:
         raise DataError(f"{path} {'holds no files' if path.is_dir() else 'is no folder'}; a data set was to be there")
-    states, about = [(file, file.stat()) for file in files], hashlib.sha256()
+    about = hashlib.sha256()
     for file, state in states:
         about.update(f"{file.relative_to(path).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
     newest = max(state.st_mtime for _, state in states)

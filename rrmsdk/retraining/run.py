@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk.errors import BlockedError, MovedError, RrmError
+from rrmsdk.errors import BlockedError, FieldError, MovedError, RrmError
 from rrmsdk.retraining.outcome import Outcome, stands, told
 from rrmsdk.retraining.room import RUNS, Room, entered, root
 from rrmsdk.schema import job as jobs
@@ -55,6 +55,8 @@ def retrain(
     from rrmsdk.retraining.announce import announce
 
     needs_torch("retrain")
+    if not isinstance(job, str | Path | Job):
+        raise FieldError(f"job = {value.short(job)}: give a TOML file, or a Job")
     job = job if isinstance(job, Job) else jobs.read(Path(job))
     with entered(root(Path(state) if state else None) / job.name) as room:
         begun = _begun(room, job, cause, run, endpoint)

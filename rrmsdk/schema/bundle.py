@@ -31,6 +31,7 @@ _KINDS = (*_PRECISIONS, "input_uint8", *(f"{name}_input_uint8" for name in _PREC
 VARIANTS = {name: (f"onnx/model_{name}.onnx", f"onnx/parity_{name}.json") for name in _KINDS}
 CORRUPTIONS, CERTIFIED, CURVE = "corruptions.json", "certified.json", "curve.json"
 EARLIER = "report.earlier.json"  # a report that found more than the one that took its place; no part of the bundle
+PLOT = "curve.svg"  # of the curve, where it can be drawn; no part of the bundle: the HTML report draws its own
 RUN = "run.toml"  # the recipe as it was typed, with the folders of this machine; no part of the bundle, so never pushed
 EPOCHS = "epochs"  # bundles of the same run, stopped earlier, each in a folder named by its epoch; no part of this one
 SIGNATURE = "model.sig"  # over the card and the files it names, so no card can name it; travels with them
@@ -45,7 +46,7 @@ BUNDLE_FILES = (
 )  # fmt: skip
 # May lie in a bundle's folder though no signature covers it: README.md and
 # preprocessor_config.json are made when it is pushed, the others never travel.
-UNSIGNED = (README, PREPROCESSOR, SIGNATURE, EARLIER, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)
+UNSIGNED = (README, PREPROCESSOR, SIGNATURE, EARLIER, PLOT, RUN, EPOCHS, LOCK, *TRAINING, *CLIENTS)
 
 
 class Bundle(Value):

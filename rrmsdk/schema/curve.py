@@ -13,7 +13,7 @@ from rrmsdk.errors import FieldError
 from rrmsdk.schema.data import DataInfo
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, Check, Share
 from rrmsdk.schema.threat import ThreatModel, fraction, spelt
-from rrmsdk.schema.value import SCHEMA_VERSION, Value
+from rrmsdk.schema.value import SCHEMA_VERSION, Value, several
 
 UPPER_BOUNDS = (
     "Each point is an upper bound on robust accuracy, found by attacking: a stronger attack can only lower it. An "
@@ -129,7 +129,7 @@ def read_radii(given: str | Sequence[Any], where: str = "eps") -> tuple[Fraction
         if dots:
             return _steps(low, rest, given, where)
         given = [text for text in given.split(",") if text.strip()]
-    radii = [_radius(one, where) for one in given]
+    radii = [_radius(one, where) for one in several(where, given, "['2/255', '4/255']")]
     for a, b in pairwise(radii):
         if a == b:
             raise FieldError(f"{where} holds {a} twice: type each radius once")

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from rrmsdk.errors import FieldError
 from rrmsdk.schema.recipe import Recipe, VerifySpec
 from rrmsdk.schema.report import CLEAN_WRONG, Report, Share, wilson
-from rrmsdk.schema.value import SCHEMA_VERSION, Value, parse
+from rrmsdk.schema.value import SCHEMA_VERSION, Value, parse, several
 
 By = Literal["mean", "robust", "clean"]
 Search = Literal["grid", "optuna"]
@@ -66,7 +66,7 @@ def read_range(given: str | Sequence[Any], where: str = "values") -> Span | Choi
         FieldError
     """
     if not isinstance(given, str):
-        return parse(Choices, {"given": tuple(given)}, where)
+        return parse(Choices, {"given": several(where, given, "[5e-5, 5e-3]")}, where)
     scale, _, rest = given.partition(":")
     if scale not in ("log", "lin"):
         return parse(Choices, {"given": _listed(given)}, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -11,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rrmsdk import files
-from rrmsdk.errors import DataError, FieldError, did_you_mean
+from rrmsdk.errors import DataError, FieldError, did_you_mean, near
 
 V = TypeVar("V", bound=BaseModel)
 
@@ -57,10 +58,10 @@ def explain(exc: ValidationError, kind: type[BaseModel]) -> str:
         elif error["type"] == "union_tag_invalid":
             lines.append(f"'{path}' is of an unknown kind.{did_you_mean(*_tags(error))}")
         else:
-            shown = "" if _hides(kind) and not isinstance(input, int | float) else f" = {_short(input)}"
+            shown = "" if _hides(kind) and not isinstance(input, int | float) else f" = {short(input)}"
             given = f"'{path}'{shown}: " if path else ""
-            near = did_you_mean(str(input), _literals(error)) if error["type"] == "literal_error" else ""
-            lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + near if near else ""))
+            meant = near(input, _literals(error)) if error["type"] == "literal_error" else ""
+            lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + meant if meant else ""))
     return "; ".join(lines)
 
 
@@ -76,9 +77,17 @@ def _hides(kind: type[BaseModel]) -> bool:
     return kind.model_config.get("hide_input_in_errors", False)
 
 
-def _short(given: object) -> str:
-    text = repr(given)
+def short(given: object) -> str:
+    """As Python writes it, cut to one line's length."""
+    text = " ".join(repr(given).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def several(name: str, given: Any, such_as: str) -> tuple[Any, ...]:
+    """The items of a list. Raises FieldError: a text, or what is no list; `such_as` shows one."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise FieldError(f"{name} = {short(given)}: give a list, such as {such_as}")
+    return tuple(given)
 
 
 def _fields_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -119,11 +128,6 @@ def from_json(kind: type[V], text: str | bytes, where: str = "") -> V:
 def to_json(value: BaseModel) -> str:
     """Indented JSON, ending in a newline."""
     return value.model_dump_json(indent=2) + "\n"
-
-
-def from_toml(kind: type[V], text: str, where: str = "") -> V:
-    """`text` (TOML) as a `kind`. Raises FieldError."""
-    return parse(kind, _toml(text, where or kind.__name__), where)
 
 
 def _toml(text: str, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import rrmsdk
 from rrmsdk import files
 from rrmsdk.errors import DataError, DivergedError, FieldError, MissingExtraError
-from rrmsdk.opening import at_least, needs_torch
+from rrmsdk.opening import at_least, needs_torch, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.recipe import Recipe, VerifySpec
@@ -22,6 +22,7 @@ TABLE, PLOT = "sweep.csv", "tradeoff"
 STEPS = 20  # of the screening PGD: enough to order the points; the figures to quote are the reports'
 
 
+@typed
 def sweep(
     recipe: str | Path | Recipe | Mapping[str, Any],
     field: str | Sequence[str],
@@ -117,7 +118,10 @@ def _recipe(given: str | Path | Recipe | Mapping[str, Any]) -> Recipe:
 
 
 def _ranges(field: str | Sequence[str], values: str | Sequence[Any]) -> dict[str, Any]:
-    fields, given = ([field], [values]) if isinstance(field, str) else (list(field), list(values))
+    if isinstance(field, str):
+        field, values = [field], [values]
+    fields = tuple(map(str, value.several("field", field, "['method.ce_weight']")))
+    given = value.several("values", values, "['5e-5,5e-3']")
     if not fields or len(fields) != len(given):
         raise FieldError(f"{len(fields)} fields ({', '.join(fields)}), but {len(given)} lists of values: one each")
     if len(set(fields)) < len(fields):

@@ -73,7 +73,7 @@ class Journal:
         """A journal in `folder`, with what other processes have left there.
 
         Raises:
-            IntegrityError: it is about something else, or a file is damaged.
+            IntegrityError: it is about something else, or a file is damaged or cannot be read.
             SaveError: the folder cannot be made.
         """
         try:
@@ -93,9 +93,14 @@ class Journal:
 
     def _take_in(self, path: Path) -> None:
         begin = self._read.get(path.name, 0)
-        with path.open("rb") as file:
-            file.seek(begin)
-            text = file.read()
+        try:
+            with path.open("rb") as file:
+                file.seek(begin)
+                text = file.read()
+        except OSError as exc:
+            raise IntegrityError(
+                f"cannot read {path}: {exc.strerror or exc}. Choose another journal, or delete this one"
+            ) from exc
         whole = text[: text.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines()):
             told = _parsed(path, number, line)
@@ -174,7 +179,7 @@ def _parsed(path: Path, number: int, line: bytes) -> Entry | dict[str, str]:
     """A line: rows that ended, or what the file is about."""
     try:
         told = json.loads(line)
-        return told["about"] if "about" in told else _entry(told)
+        return dict(told["about"]) if "about" in told else _entry(told)
     except (ValueError, KeyError, TypeError) as exc:
         raise IntegrityError(
             f"{path} is damaged in line {number + 1}: {exc!r}. Delete the file; what it holds is attacked again"

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,6 +78,29 @@ def _images(folder: Path, names: list[str]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"a picture")
     return folder
+
+
+def test_a_folder_that_changes_under_the_look_is_a_data_error(tmp_path: Path) -> None:
+    """What a look finds and what it measures are two calls: files go in between."""
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(30):
+                (tmp_path / f"{number}.png").touch()
+            for number in range(30):
+                (tmp_path / f"{number}.png").unlink()
+
+    (tmp_path / "stays.png").touch()
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(200):
+            with suppress(DataError):
+                observe.folder(tmp_path)
+    finally:
+        ended.set()
+        other.join()
 
 
 def test_a_folder_of_images_is_counted_by_its_train_split(tmp_path):

@@ -90,6 +90,13 @@ def test_within_the_hour_that_comes_again_a_fixed_time_is_over():
     assert slot.isoformat() == "2026-10-26T02:30:00+01:00"
 
 
+@pytest.mark.parametrize("minute", [38, 54, 20])
+def test_from_within_half_an_hour_that_comes_again_the_slots_are_those_told_before(minute):
+    cron = _cron(f"{minute} * * * *", "Australia/Lord_Howe")  # at 15:00 UTC its clocks go back from 2:00 to 1:30
+    before, within = _utc("2026-04-04 14:55"), _utc("2026-04-04 15:01")
+    assert slots.following(cron, within, 3) == slots.following(cron, before, 3)
+
+
 def test_a_slot_that_comes_every_eight_years_is_found():
     assert slots.latest(_cron("0 0 29 2 *"), _utc("2103-06-01 00:00")) == datetime(2096, 2, 29, tzinfo=BERLIN)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -328,7 +329,7 @@ def test_the_command_writes_ahead_what_train_then_reads(tmp_path, monkeypatch):
     ahead = json.loads(first.stdout)
     assert ahead["written"] == ahead["steps"] == 40
     written = {one: one.stat().st_ino for one in shards(Path(ahead["folder"]))}
-    fields = value.from_toml(Recipe, RECIPE).model_dump(mode="json", exclude_none=True)
+    fields = value.parse(Recipe, tomllib.loads(RECIPE)).model_dump(mode="json", exclude_none=True)
     fields["train"]["bank"] = {"epochs": 2}
     bundle = rrmsdk.train(fields, out=tmp_path / "run", attack=False, quiet=True)
     assert {one: one.stat().st_ino for one in shards(Path(ahead["folder"]))} == written
@@ -339,7 +340,7 @@ def test_the_command_writes_ahead_what_train_then_reads(tmp_path, monkeypatch):
 
 
 def test_a_bundle_does_not_say_where_its_bank_lay(tmp_path):
-    fields = value.from_toml(Recipe, RECIPE).model_dump(mode="json", exclude_none=True)
+    fields = value.parse(Recipe, tomllib.loads(RECIPE)).model_dump(mode="json", exclude_none=True)
     fields["train"] |= {"bank": {"folder": str(tmp_path / "bank")}, "epochs": 1}
     bundle = rrmsdk.train(fields, out=tmp_path / "run", attack=False, quiet=True)
     assert str(tmp_path) not in (bundle.path / "recipe.toml").read_text()

@@ -62,3 +62,18 @@ def test_a_journal_of_other_weights_says_what_differs(tmp_path):
     keep(opened(tmp_path), entry([1], []))
     with pytest.raises(IntegrityError, match=r"weights: 0{64} there, 1{64} here"):
         Journal.opened(tmp_path, {"weights": "1" * 64})
+
+
+def test_what_is_no_file_of_ours_is_named(tmp_path):
+    (tmp_path / "1-abcdefgh.jsonl").mkdir()
+    with pytest.raises(
+        IntegrityError, match=r"cannot read .*1-abcdefgh\.jsonl: Is a directory\. Choose another journal"
+    ):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("about", ["5", '"weights"', "null"])
+def test_a_file_that_is_about_nothing_is_called_damaged(tmp_path, about):
+    (tmp_path / "1-abcdefgh.jsonl").write_text(f'{{"about": {about}}}\n')
+    with pytest.raises(IntegrityError, match="is damaged in line 1"):
+        opened(tmp_path)

@@ -231,6 +231,14 @@ def test_a_folder_is_no_place_for_a_page(tmp_path):
         rrmsdk.report(make_bundle(tmp_path / "b"), tmp_path, gallery=False)
 
 
+@pytest.mark.parametrize("name", ["page.pdf", "page.json", "page"])
+def test_a_page_is_named_as_one(tmp_path, name):
+    bundle = make_bundle(tmp_path / "b")
+    with pytest.raises(FieldError, match=r"the report is an HTML page\. Name it .*/page\.html"):
+        rrmsdk.report(bundle, tmp_path / name, gallery=False)
+    assert not (tmp_path / name).exists()
+
+
 def test_a_place_that_cannot_be_written_is_told_before_the_attack(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match="could not write"):
