@@ -22,7 +22,6 @@ COMPARED = 71  # images of the comparison of logits: one batch of 64, one of 7
 
 
 @typed
-@typed
 def export(
     model: str | Path | Bundle,
     *,
