@@ -92,19 +92,13 @@ def _table(rows: list[str], args: argparse.Namespace) -> str:
         f"ours, {args.cores} processes", "times faster, one process", f"times faster, {args.cores} processes",
     )  # fmt: skip
     told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    about: dict[str, Any] = {
-        "Hardware": hardware(torch.device("cpu")),
-        "Versions": told,
-        "Batch": args.batch,
-        "Seed": 0,
-    }
     return "\n".join([
         f"# AutoAttack standard on {args.cores} cores, ours beside the authors' code: {args.theme}", "",
         f"Seconds by the clock, and their ratio in a round: median and range of {args.rounds} rounds, in turn. "
         "Processes are started within the time. Ours gave the same outcome for each image however it ran.",
         *([args.note] if args.note else []), "",
         "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *rows, "",
-        ". ".join(f"{name}: {value}" for name, value in about.items()) + ".", "",
+        f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.", "",
         f"Command: `python -m benchmarks.autoattack_processes {' '.join(sys.argv[1:])}`", "",
     ])  # fmt: skip
 
