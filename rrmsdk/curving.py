@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rrmsdk.errors import FieldError
-from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, owned, split_of, typed
+from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, owned, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
@@ -71,12 +71,13 @@ def curve(
     asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed}
     spec = value.parse(VerifySpec, asked, "curve")
     at_least(images=(images or 0, 0))
-    typed = None if eps is None else read_radii(eps)
+    asked_for = None if eps is None else read_radii(eps)
     if norm is not None:
         value.parse(ThreatModel, {"norm": norm, "eps": 1}, "curve")
+    threat = opened(model).card.threat
+    radii = asked_for or _around(threat, norm)
+    value.parse(ThreatModel, {"norm": norm or threat.norm, "eps": radii[-1]}, "curve")  # before a copy is made
     bundle = owned(model, out)
-    threat = bundle.card.threat
-    radii = typed or _around(threat, norm)
     source = data_of(bundle, data)
     found = images_of(source, bundle)
     chosen = split_of(found, split, images or 0)

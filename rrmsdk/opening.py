@@ -72,6 +72,8 @@ def opened(model: str | Path | Bundle) -> Bundle:
         raise RefError(f"{model!r} is no model: give a folder, path:DIR, hub:NAME or a Bundle")
     if isinstance(model, Path) or Path(model).is_dir():
         return bundles.read(Path(model))
+    if Path(model).is_file():
+        raise RefError(f"'{model}' is a file, and a bundle is a folder. Name the one that holds its card.json")
     if ":" not in model and "/" in model:
         raise RefError(f"there is no folder {model}. A repository on the Hub is hub:{model}")
     from rrmsdk import converting  # the Hub's client is slow to import, and `import rrmsdk` comes by here
@@ -119,7 +121,7 @@ def model_ref(text: str) -> Ref:
         from rrmsdk import hub
 
         hint = did_you_mean(text, [f"hub:{name}" for name in hub.index.names()])
-        raise RefError(f"'{text}' is an architecture, not a trained model.{hint} A folder is path:{text}")
+        raise RefError(f"'{text}' is an architecture, or a folder that is not there: no trained model.{hint}")
     return ref
 
 

@@ -64,6 +64,8 @@ WRONG = {
         "seconds = 'x': give a float or None",
     ),
     "rrmsdk.predict(TEACHER, 'cnn', 'digits', steps='x')": ("FieldError", "steps = 'x': give a whole number"),
+    "rrmsdk.curve(TEACHER, eps='5')": ("FieldError", "eps = 5 in linf: pixels are in [0, 1], so 1 is the most"),
+    "rrmsdk.curve(TEACHER, eps='0..2:2', norm='l2', attack='fsat')": ("FieldError", "Did you mean 'fast'"),
     "rrmsdk.predict(5, 'cnn', 'digits')": ("FieldError", "teacher = 5: give a str"),
     "rrmsdk.robustify(TEACHER, 'digits', 'x', images='x')": ("FieldError", "images = 'x': give a whole number"),
     "rrmsdk.attack(5, 'digits', 'linf:1/10')": ("RefError", "'5' is no .onnx file and no http"),
@@ -143,3 +145,13 @@ def test_a_folder_that_is_no_bundle_is_not_called_an_architecture(tmp_path: Path
         opened("runs")
     with pytest.raises(RefError, match="there is no folder runs/r50"):
         opened("runs/r50")
+    with pytest.raises(RefError, match="'nowhere' is an architecture, or a folder that is not there"):
+        opened("nowhere")
+
+
+@pytest.mark.parametrize("named", ["card.json", "./card.json", "path:card.json"])
+def test_a_file_is_called_one(named: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("card.json").write_text("{}")
+    with pytest.raises(RefError, match="is a file, and a bundle is a folder"):
+        opened(named)
