@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rrmsdk import data, models
-from rrmsdk.errors import DivergedError
+from rrmsdk.errors import DivergedError, MismatchError
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema import value
+from rrmsdk.schema.bank import differences
 from rrmsdk.training import bank, checkpoint, distributed, epochs
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
@@ -45,10 +47,13 @@ def run(
     Raises:
         DivergedError: the loss or a weight is not finite; `.checkpoint` is the last good state.
         IntegrityError: the checkpoint in `folder` is damaged or of another network.
+        MismatchError: the checkpoint in `folder` was made of other images, or taught by other weights.
         MismatchError, SaveError: of the feature bank, as in `rrmsdk.training.bank.write`.
     """
     path = folder / CHECKPOINT
     facts = _begin(training, path, title, quiet)
+    made_of = _made_of(draft)
+    _same(facts, made_of, path)
     best = value.from_json(Validation, facts["best"]) if "best" in facts else None
     metrics = Metrics(folder, training.done)
     try:
@@ -64,7 +69,7 @@ def run(
                 if to_save or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                     look(step.loss, training)  # an accelerator's is not looked at in each step, and this one is kept
                     sound(training)
-                    save(training, folder, best)
+                    save(training, folder, best, made_of)
                     metrics.write()
                     saved = time.monotonic()
         return _finish(training, validation, folder, metrics, best)
@@ -119,9 +124,29 @@ def _after(
     return best
 
 
-def save(training: Training, folder: Path, best: Validation | None) -> None:
-    """Write the checkpoint; the best validation so far travels with it."""
-    checkpoint.save(training, folder / CHECKPOINT, {"best": best.model_dump_json()} if best else {})
+def save(training: Training, folder: Path, best: Validation | None, made_of: dict[str, str]) -> None:
+    """Write the checkpoint; the best validation so far, and what the weights are made of, travel with it."""
+    facts = {"best": best.model_dump_json()} if best else {}
+    checkpoint.save(training, folder / CHECKPOINT, facts | {"made_of": json.dumps(made_of)})
+
+
+def _made_of(draft: Draft | None) -> dict[str, str]:
+    """Images and teachers by their hash: the folder or the name in a recipe may stand for others tomorrow."""
+    if draft is None:
+        return {}
+    card, extra = draft.card, draft.card.data.extra
+    images = {"data": card.data.fingerprint} | ({"extra": extra.fingerprint} if extra else {})
+    return images | {f"teacher {pinned.ref}": pinned.weights_sha256 for pinned in card.teachers}
+
+
+def _same(facts: dict[str, str], made_of: dict[str, str], path: Path) -> None:
+    """Raises MismatchError: the checkpoint was made of other images, or taught by others."""
+    kept = json.loads(facts.get("made_of", "{}"))
+    if made_of and kept and (differ := differences(kept, made_of)):
+        raise MismatchError(
+            f"{path} is of a run with other images or teachers ({'; '.join(differ)}). Choose another folder, or delete "
+            "this one to start again"
+        )
 
 
 def _validate(training: Training, split: data.Split, student: Classifier) -> Validation:

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rrmsdk.errors import IntegrityError, SaveError
+from rrmsdk import data, teachers
+from rrmsdk.errors import IntegrityError, MismatchError, SaveError
 from rrmsdk.files import sha256
 from rrmsdk.methods import KINDS
-from rrmsdk.training import checkpoint, steps
+from rrmsdk.schema import value
+from rrmsdk.schema.recipe import Recipe
+from rrmsdk.training import checkpoint, folder, run, steps
+from rrmsdk.training.epochs import Draft
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST
 from rrmsdk.training.served import served
 from tests.test_files import full_disk
@@ -86,8 +90,7 @@ def _same(one: small.Training, other: small.Training) -> None:
 @pytest.mark.slow
 def test_a_run_of_any_method_is_restored_to_the_same_bits(method, tmp_path):
     """In the middle of an epoch and of a replay; a look at validation, which gives the average statistics, between."""
-    spec = {"epochs": 0.3, "lr": 0.01, "ema": 0.9}
-    straight, first, second = (banked.training(method, **spec) for _ in range(3))
+    straight, first, second = (banked.training(method, epochs=0.3, lr=0.01, ema=0.9) for _ in range(3))
     losses = [step.loss.item() for step in steps(straight)]
     for _ in islice(steps(first), 4):
         pass
@@ -137,6 +140,50 @@ def test_a_full_disk_in_mid_save_keeps_the_last_checkpoint(tmp_path):
     with full_disk(), pytest.raises(SaveError, match="could not write"):
         checkpoint.save(training, tmp_path / "c")
     assert sha256(tmp_path / "c") == before
+
+
+class Stops:
+    """A method that fails at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def loss(self, pair, batch):
+        if batch.step == self.step:
+            raise ZeroDivisionError
+        return pair.student(batch.x).square().mean()
+
+
+RECIPE = {
+    "teacher": "hub:digits-cnn-linf", "student": {"arch": "cnn", "width_mult": 0.25}, "threat": {"eps": "1/10"},
+    "data": {"name": "digits", "validation": 0.1}, "method": {"name": "rrm"},
+}  # fmt: skip
+
+
+def _draft(place: Path, **fields) -> Draft:
+    recipe, info = value.parse(Recipe, RECIPE), data.load(small.DATA).info
+    made = folder.draft(place, recipe, small.training().pair.student.config, info, teachers.fetch(recipe.teachers))
+    return Draft(recipe, made.card.model_copy(update=fields))
+
+
+def test_a_run_does_not_go_on_with_other_images_or_another_teacher(tmp_path):
+    """The folder or the name that a recipe gives may stand for something else by then."""
+    held_out, kept = data.load(small.DATA).validation, _draft(tmp_path)
+    going = small.training("natural", checkpoint_every=1)
+    going.method = Stops(2)
+    with pytest.raises(ZeroDivisionError):
+        run(going, held_out, tmp_path, quiet=True, draft=kept)
+    (taught,) = kept.card.teachers
+    for field, other, name in (
+        ("teachers", (taught.model_copy(update={"weights_sha256": "1" * 64}),), "teacher hub:digits-cnn-linf"),
+        ("data", kept.card.data.model_copy(update={"fingerprint": "1" * 64}), "data"),
+    ):
+        says = rf"run with other images or teachers \({name} .{{12}}\.\.\. there, 1{{12}}\.\.\. asked\)\. Choose"
+        with pytest.raises(MismatchError, match=says):
+            run(small.training("natural"), held_out, tmp_path, quiet=True, draft=_draft(tmp_path, **{field: other}))
+    going = small.training("natural", epochs=1)
+    run(going, held_out, tmp_path, quiet=True, draft=kept)
+    assert going.done == going.total
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
