@@ -156,6 +156,7 @@ def test_a_probe_longer_than_the_full_run_is_refused():
         _tiny(steps=41)
 
 
+@pytest.mark.slow
 def test_a_budget_in_seconds_buys_at_most_the_full_run():
     assert _tiny(steps=None, seconds=1e6).steps == 40
     assert _tiny(steps=None, seconds=1e-6).steps == 2

@@ -171,6 +171,7 @@ def test_more_values_leave_the_finished_points_as_they_are(tmp_path):
     assert before.items() < after.items()
 
 
+@pytest.mark.slow
 def test_the_best_is_attacked_again_where_the_recipe_asks_for_another_attack(tmp_path):
     def attacked(**verify) -> tuple[Report, int]:
         swept = _sweep(tmp_path, "5e-3", fields=FIELDS | {"verify": FIELDS["verify"] | verify}, report=1)

@@ -263,6 +263,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.slow
 def test_which_images_fall_to_several_targets_does_not_depend_on_the_batch_size():
     attack = apgd_l1(MIDDLE["l1"], loss="dlr-targeted", steps=12, targets=3)
     first, second = (outcomes(attack, MIDDLE["l1"], 30, batch).outcomes for batch in (64, 7))

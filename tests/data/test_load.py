@@ -276,6 +276,7 @@ def test_cifar10_is_whole(cifar10, tmp_path_factory):
     assert data.test.labels.bincount().tolist() == [1_000] * 10
 
 
+@pytest.mark.slow
 @pytest.mark.cifar10
 def test_cifar10_has_the_colours_of_cifar10(cifar10, tmp_path_factory):
     data = load(DataSpec(name=cifar10, validation=0), cache=tmp_path_factory.getbasetemp() / "cifar10-cache")

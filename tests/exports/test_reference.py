@@ -91,7 +91,9 @@ def test_a_server_gives_the_golden_logits_and_sees_no_drift_in_test_images_but_i
     assert {name for name, one in inverted.drift.items() if one.above} >= {"channel_0", "classes"}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["int8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fp32", "fp16"))]
+)
 def test_golden_noise_holds_no_train_image_and_every_graph_passes_it(tmp_path: Path, precision: Precision) -> None:
     bundle = rrmsdk.pull("hub:digits-cnn-linf", tmp_path / "digits")
     network, calibrating = models.from_bundle(bundle), Calibrating(DIGITS, 64, 0) if precision == "int8" else None

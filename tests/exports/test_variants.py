@@ -258,6 +258,7 @@ def test_int8_that_loses_robust_accuracy_is_refused_with_both_numbers(mine: Bund
     assert tree(bundle.path) == before
 
 
+@pytest.mark.slow
 def test_the_same_weights_pass_in_fp32(mine: Bundle) -> None:
     assert rrmsdk.export(loud(mine, 1e5), **QUICK).onnx.is_file()
 

@@ -31,7 +31,7 @@ def training(method: str = "fast_at", seed: int = 0, arch: str = "cnn", **spec) 
 def main(folder: Path) -> None:
     """The run that a test kills: a checkpoint every second step, an average, validation twice."""
     torch.set_num_threads(1)
-    going = training(epochs=2.0, checkpoint_every=2, ema=0.9, validate_every=0.5)
+    going = training(epochs=2.0, checkpoint_every=2, ema=0.9, validate_every=1.0)
     run(going, data.load(DATA).validation, folder, quiet=True)
 
 

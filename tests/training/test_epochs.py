@@ -55,6 +55,7 @@ def test_the_weights_are_those_of_a_run_that_stops_there(tmp_path):
     assert sha256(stopped.path / "epochs" / "2" / "model.safetensors") == sha256(short.weights)
 
 
+@pytest.mark.slow
 def test_of_a_run_that_averages_the_average_is_kept(tmp_path):
     train = {"schedule": {"kind": "constant"}, "ema": 0.9}
     stopped = go(tmp_path / "long", **train)

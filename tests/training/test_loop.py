@@ -154,6 +154,7 @@ def test_averaged_weights_are_served_with_statistics_of_their_own(tmp_path):
     assert averaged.last.clean > plain.last.clean - 0.1
 
 
+@pytest.mark.slow
 def test_a_run_that_averages_is_validated_by_its_average(tmp_path):
     held_out, spec = data.load(DATA).validation, {"ema": 0.95, "lr": 0.3, "schedule": {"kind": "constant"}}
     short = run(training("natural", epochs=5, **spec), held_out, tmp_path / "short", quiet=True)

@@ -106,6 +106,7 @@ def test_square_finding_what_gradients_missed_is_flagged():
     assert told["black box beats white box"].value == pytest.approx(0.03)
 
 
+@pytest.mark.slow
 def test_a_saturated_network_falls_to_the_scale_free_attack_that_comes_second():
     saturated = Changed(logits=lambda x, z: 1e4 * z).eval()
     with judging(saturated, 0):

@@ -132,7 +132,9 @@ def test_a_masked_model_stands_more_ordinary_attacks_than_adaptive_ones(name, mo
     assert judged(name).adapted <= judged(name).ordinary - more
 
 
-@pytest.mark.parametrize("name", ["quantised", "large", "saturated", "randomised"])
+@pytest.mark.parametrize(
+    "name", ["quantised", "large", "saturated", pytest.param("randomised", marks=pytest.mark.slow)]
+)
 def test_adaptive_attacks_bring_a_masked_model_down_to_the_unmasked_one(name):
     assert judged("plain").adapted < IMAGES - 8
     assert abs(judged(name).adapted - judged("plain").adapted) <= CLOSE
