@@ -161,7 +161,7 @@ def test_a_field_that_does_not_exist_is_told_its_near_matches(tmp_path):
 
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_continues(tmp_path):
     asked = f"transfer -t hub:digits-cnn-linf --student resnet14 -d digits --attack none -o {tmp_path / 'run'}"
-    asked += " -s student.width_mult=0.25 -s train.epochs=1.5 -s train.checkpoint_every=2"
+    asked += " -s train.epochs=1.5 -s train.checkpoint_every=2"
     command = [sys.executable, "-m", "rrmsdk", *asked.split()]
     going = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
