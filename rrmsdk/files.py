@@ -6,15 +6,11 @@ import errno
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from rrmsdk.errors import SaveError
-
-SETTLED = 2.0  # seconds; the clocks of file systems tick every few milliseconds, those of FAT every two seconds
 
 
 @contextmanager
@@ -84,22 +80,3 @@ def sha256(path: Path) -> str:
     """Hex digest of the bytes of the file at `path`."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_while_unchanged(path: Path) -> str:
-    """As `sha256`, but the bytes are read once in a process for as long as nothing was written to the file.
-
-    As in git's index, a file is unchanged while its inode, size and times are the same. Programs can set the time of
-    modification back, but not that of the last change of any kind (ctime). What changed in the last `SETTLED` seconds
-    is read each time, because two changes may share one tick of the clock; so is everything on Windows.
-    """
-    path = Path(path)
-    stat = path.stat()
-    if os.name != "posix" or time.time_ns() - stat.st_ctime_ns < SETTLED * 1e9:
-        return sha256(path)
-    return _read_once(path.absolute(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _read_once(path: Path, *stamp: int) -> str:
-    return sha256(path)

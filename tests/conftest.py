@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ["HF_HOME"] = os.path.join(_home, "hf")
 os.environ["RRMSDK_CACHE"] = os.path.join(_home, "rrmsdk")
+os.environ["RRMSDK_STAMPS"] = os.path.join(_home, "stamps")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest  # noqa: E402

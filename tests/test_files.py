@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -96,36 +95,3 @@ def test_a_block_that_fails_leaves_nothing_beside(tmp_path):
 def test_the_hash_is_that_of_the_bytes(tmp_path):
     files.write_bytes(tmp_path / "f", b"abc")
     assert files.sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def bytes_read() -> int:
-    """By this process so far, from whatever file."""
-    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
-
-
-@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="the system does not count what a process reads")
-def test_what_nobody_writes_to_is_read_once(tmp_path):
-    path = tmp_path / "f"
-    path.write_bytes(b"x" * 2_000_000)
-    time.sleep(files.SETTLED + 0.1)
-    first, before = files.sha256_while_unchanged(path), bytes_read()
-    assert files.sha256_while_unchanged(path) == first == files.sha256(path)
-    assert 2_000_000 <= bytes_read() - before < 2_100_000  # by the plain one
-
-
-def test_a_change_is_seen_though_size_and_time_are_put_back(tmp_path):
-    path = tmp_path / "f"
-    path.write_bytes(b"one")
-    time.sleep(files.SETTLED + 0.1)
-    before, stat = files.sha256_while_unchanged(path), path.stat()
-    with path.open("rb+") as file:
-        file.write(b"two")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert files.sha256_while_unchanged(path) == files.sha256(path) != before
-
-
-def test_two_changes_in_one_tick_of_the_clock_are_both_seen(tmp_path):
-    path = tmp_path / "f"
-    for number in range(200):
-        path.write_bytes(number.to_bytes(2))
-        assert files.sha256_while_unchanged(path) == files.sha256(path)

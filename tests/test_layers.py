@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rrmsdk"
 RINGS = [
-    {"errors", "files", "schema"},
+    {"errors", "files", "schema", "stamps"},
     {"hub", "runtime"},
     {"draws", "models", "attacks", "methods", "data", "training", "verification", "exports", "visual"},
     {"api", "banking", "certifying", "cli", "converting", "corrupting", "curving", "diagnosing", "exporting"}

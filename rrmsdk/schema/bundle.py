@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rrmsdk import files
+from rrmsdk import files, stamps
 from rrmsdk.errors import DataError, IntegrityError, SaveError
 from rrmsdk.schema import value
 from rrmsdk.schema.card import Card, Score
@@ -160,7 +160,7 @@ def check(path: Path, card: Card) -> None:
             raise IntegrityError(f"the card of {path} names a file outside of it: {name}")
         if not (path / name).is_file():
             raise IntegrityError(f"{path / name} is missing, but the card names it")
-        found = files.sha256_while_unchanged(path / name)
+        found = stamps.sha256_while_unchanged(path / name)
         if found != promised:
             raise IntegrityError(
                 f"{path / name} has sha256 {found}, its card says {promised}: it changed after the card was written. "
