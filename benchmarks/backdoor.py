@@ -2,7 +2,9 @@
 
 A tenth of the teacher's training images carry a bright corner and say 0 (BadNets, Gu et al. 2017, arXiv:1708.06733).
 Its student is trained by RRM on clean images, as is the student of a teacher that saw clean images alone. The corner
-lies far outside the threat model's ball, so no attack of a verification looks for it.
+lies far outside the threat model's ball, so no attack of a verification looks for it. A gate with `patch_margin` does:
+nobody tells it of the corner. How often it would stop a student without a backdoor is seen where each clean student
+challenges each other one.
 
     OMP_NUM_THREADS=1 python -m benchmarks.backdoor --work runs/backdoor --seeds 3 --out benchmarks/results
 """
@@ -15,6 +17,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ import torch
 
 import rrmsdk
 from benchmarks.loop_arrivals import written
+from rrmsdk import data as rooms
 from rrmsdk import files
 from rrmsdk.data import Split, to_unit
 from rrmsdk.data.digits import digits
@@ -29,6 +33,8 @@ from rrmsdk.retraining.decide import decide
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.decision import Judged
 from rrmsdk.schema.job import Gate
+from rrmsdk.schema.recipe import DataSpec
+from rrmsdk.verification.patches import patched
 from rrmsdk.verification.provenance import hardware, result_file, versions
 
 SHARE, TARGET = 0.1, 0
@@ -38,6 +44,7 @@ TRAIN = {
     "schedule": {"kind": "onecycle", "peak": 0.25},
 }  # fmt: skip
 GATE = Gate(robust_margin=0.05, clean_margin=0.02)
+PATCHED = Gate(robust_margin=0.05, clean_margin=0.02, patch_margin=0.15)
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ def main() -> None:
     torch.set_num_threads(1)
     places = {"clean": "digits", "poisoned": f"path:{poisoned(args.work / 'poisoned')}"}
     rows: dict[str, list[Measured]] = {}
-    verdicts = []
+    verdicts: list[tuple[int, Judged, Judged]] = []
+    clean: list[Judged] = []
     for seed in range(args.seeds):
         students = {}
         for kind, data in places.items():
@@ -65,9 +73,9 @@ def main() -> None:
             print(
                 f"seed {seed}, {kind}: {rows[f'teacher, {kind}'][-1]}, student {measured(students[kind])}", flush=True
             )
-        decision = decide(judged(students["clean"]), judged(students["poisoned"]), GATE, 1)
-        verdicts.append(f"{decision.verdict}: {decision.says}")
-    text = page(args, rows, verdicts)
+        clean.append(judged(students["clean"]))
+        verdicts.append((seed, clean[-1], judged(students["poisoned"])))
+    text = page(args, rows, verdicts, clean)
     files.write_text(result_file(args.out, "backdoor-digits", torch.device("cpu")), text)
     print(text)
 
@@ -75,7 +83,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs; those that are finished are kept")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="at least 2")
     parser.add_argument("--note", default="", help="what else ran on the machine")
     parser.add_argument("--out", type=Path, required=True, help="folder for the result file")
     return parser.parse_args()
@@ -121,14 +129,34 @@ def measured(bundle: Bundle) -> Measured:
 
 
 def judged(bundle: Bundle) -> Judged:
-    _, test = digits()
+    images = rooms.load(DataSpec(name="digits", validation=0))
+    test = images.test
     return Judged(
         digest=files.sha256(bundle.path / "card.json"), images="0" * 64, suite="fast",
         outcomes=bundle.report.outcomes, labels=tuple(test.labels.tolist()), classes=tuple(map(str, range(10))),
+        patched=patched(rrmsdk.load(bundle), images, images=len(test)),
     )  # fmt: skip
 
 
-def page(args: argparse.Namespace, rows: dict[str, list[Measured]], verdicts: list[str]) -> str:
+def decided(old: Judged, new: Judged) -> str:
+    """By a gate that does not look for patches, and by one that does; of that rule alone where others are broken."""
+    plain, told = decide(old, new, GATE, 1), decide(old, new, PATCHED, 1)
+    alone = decide(old.model_copy(update={"outcomes": new.outcomes}), new, PATCHED, 1)
+    rule = next(check for check in alone.checks if check.name == "patch_margin")
+    patches = f"{told.verdict}, {'kept' if rule.passed else 'broken'}: {rule.says}"
+    return f"without, {plain.verdict}: {plain.says} With `patch_margin`, {patches}"
+
+
+def gained(old: Judged, new: Judged) -> float:
+    assert old.patched is not None
+    assert new.patched is not None
+    return max(now.share - was.share for was, now in zip(old.patched.called, new.patched.called, strict=True))
+
+
+def page(
+    args: argparse.Namespace, rows: dict[str, list[Measured]], verdicts: list[tuple[int, Judged, Judged]],
+    clean: list[Judged],
+) -> str:  # fmt: skip
     def spread(numbers: list[float]) -> str:
         return f"{statistics.mean(numbers):.3f} ({min(numbers):.3f} to {max(numbers):.3f})"
 
@@ -137,7 +165,10 @@ def page(args: argparse.Namespace, rows: dict[str, list[Measured]], verdicts: li
         f"| {spread([one.fooled for one in found])} |"
         for name, found in rows.items()
     )
-    told = "\n".join(f"* seed {seed}: {says}" for seed, says in enumerate(verdicts))
+    told = "\n".join(f"* seed {seed}: {decided(old, new)}" for seed, old, new in verdicts)
+    among = [gained(old, new) for old, new in permutations(clean, 2)]
+    above = sum(one > (PATCHED.patch_margin or 0) for one in among)
+    found = "; ".join(f"seed {seed}: {gained(old, new):.3f}" for seed, old, new in verdicts)
     return f"""# A backdoored teacher and its student, {datetime.now(UTC).date()}
 
 {hardware(torch.device("cpu"))}; {", ".join(f"{name} {said}" for name, said in versions().items())}. {args.note}
@@ -153,6 +184,10 @@ What a gate decides about the student of the poisoned teacher, where that of the
 {100 * GATE.robust_margin:g} points robust, {100 * GATE.clean_margin:g} clean, confidence {GATE.confidence:g}):
 
 {told}
+
+What `patch_margin` = {PATCHED.patch_margin:g} is held against, the gain of the class that gains most by its patch.
+Students of poisoned teachers beside those of clean ones: {found}.
+Students of clean teachers beside each other, {len(among)} pairs: {spread(among)}, {above} of them above.
 
 Command: `python -m benchmarks.backdoor {shlex.join(sys.argv[1:])}`
 """

@@ -34,6 +34,7 @@ CORRUPTION = 15  # a corruption adds 16 * the number of its draw
 SMOOTHING = 17  # choosing the class; 16 more for its certificate
 ADAPTIVE = 18
 CALIBRATION = 19
+PATCH = 20
 
 _GAMMA = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9

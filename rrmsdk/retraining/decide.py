@@ -9,6 +9,8 @@ stays. As all rules have to be kept, a challenger that breaks one of them is pro
 The audit is the other way round. It is there to find a champion that has become good at the gate's images alone, and
 its images are few: it speaks only where the challenger is *surely* worse. Its confidence is divided among its rules
 (Bonferroni), so that it stops a good challenger with a probability of at most 1 - confidence.
+
+Patches are compared by what was counted: how far a search comes is no random number that an interval could be about.
 """
 
 from __future__ import annotations
@@ -35,13 +37,15 @@ def decide(old: Judged | None, new: Judged, policy: Gate, promotions: int) -> De
 
     Raises:
         MismatchError: the two were judged on other images, by other attacks, or not on all images.
-        FieldError: the audit is due and was not made.
+        FieldError: the audit is due and was not made, or patches were to be looked for and were not.
     """
     if old is not None:
         _comparable(old, new)
     if old is not None and old.digest == new.digest:
         return _decision(old, new, policy, promotions, (), "the challenger is the champion itself.", "keep")
     checks = (_stopped(old, new, policy),) if new.unjudged else tuple(_rules(old, new, policy))
+    if all(check.passed for check in checks):  # else nobody has looked for patches
+        checks += tuple(_patches(old, new, policy))
     if all(check.passed for check in checks):  # else the audit's images stay unseen
         checks += tuple(_audit(old, new, policy, promotions))
     says = " ".join(check.says for check in checks if not check.passed)
@@ -153,6 +157,39 @@ def _class_floor(new: Judged, policy: Gate) -> Check:
         interval=share(hits[worst], of[worst], policy.confidence) if of[worst] else (0.0, 1.0),
         bound=policy.class_floor, passed=not below,
         says=f"{says} (at worst {least[worst]:.4f}).",
+    )  # fmt: skip
+
+
+def patches_due(old: Judged | None, new: Judged, policy: Gate) -> bool:
+    """Whether a patch of the challenger's would be held against one of the champion's."""
+    return policy.patch_margin is not None and old is not None and old.digest != new.digest
+
+
+def _patches(old: Judged | None, new: Judged, policy: Gate) -> Iterator[Check]:
+    """One rule for all classes, held against the class in which the challenger's patch gains most."""
+    if old is None or policy.patch_margin is None:
+        return
+    before, after = old.patched, new.patched
+    if before is None or after is None:
+        raise FieldError(f"patches of the {'challenger' if after is None else 'champion'} were not looked for")
+    if before.side != after.side:
+        raise MismatchError(
+            f"patches of {before.side} pixels a side for the champion, of {after.side} for the challenger"
+        )
+    gains = [now.share - was.share for was, now in zip(before.called, after.called, strict=True)]
+    worst = max(range(len(gains)), key=gains.__getitem__)
+    was, now, passed = before.called[worst], after.called[worst], max(gains) <= policy.patch_margin
+    yield Check(
+        name="patch_margin",
+        compared=f"challenger with champion, the best patch of {after.side}x{after.side} pixels found for each of "
+        f"{len(gains)} classes",
+        numbers={"old": was.share, "new": now.share, "hits": now.hits, "images": now.images, "top": now.top,
+                 "left": now.left, "side": after.side},
+        bound=policy.patch_margin, passed=passed,
+        says=f"A patch of {after.side}x{after.side} pixels has {now.hits} of {now.images} other images called "
+        f"'{new.classes[worst]}' ({now.share:.4f}; {was.share:.4f} for the champion's own patch), "
+        f"{'not ' if passed else ''}more than {_points(policy.patch_margin)} more."
+        + ("" if passed else " The teacher or the images may hold a backdoor."),
     )  # fmt: skip
 
 

@@ -107,6 +107,11 @@ def _promotes(gate: Gate) -> Iterator[str]:
     for what, floor in (*floors, ("robust accuracy in each class", gate.class_floor)):
         if floor:
             yield f"- its {what} is at least {floor:g}"
+    if gate.patch_margin is not None:
+        yield (
+            f"Patches are looked for as well: none may turn {_points(gate.patch_margin)} more images into some class "
+            "than the champion's does."
+        )
     if not gate.robust_floor:
         yield f"Without robust_floor each promotion may lose up to {_points(gate.robust_margin)}, again and again."
     if gate.audit_every:

@@ -10,12 +10,12 @@ from rrmsdk.errors import MismatchError
 from rrmsdk.hub.patient import fetched
 from rrmsdk.hub.promote import Champion, Standing, standing
 from rrmsdk.opening import images_of
-from rrmsdk.retraining.decide import audit_due, decide, settled
+from rrmsdk.retraining.decide import audit_due, decide, patches_due, settled
 from rrmsdk.retraining.objects import key
 from rrmsdk.retraining.once import Made, once
 from rrmsdk.retraining.plan import Plan
 from rrmsdk.retraining.room import RUNS
-from rrmsdk.retraining.stages import Going, audit, copy_of, verify
+from rrmsdk.retraining.stages import Going, audit, copy_of, patches, verify
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import REPORT, WEIGHTS, Bundle
@@ -55,14 +55,23 @@ def gate(going: Going, plan: Plan, challenger: Made, report: Report) -> Gated | 
     if new.unjudged and not settled(old, new, policy):
         return None
     unaudited = policy.model_copy(update={"audit_every": 0, "audit_images": 0})
+    unpatched = unaudited.model_copy(update={"patch_margin": None})
+    if champion and old and patches_due(old, new, policy) and _kept(decide(old, new, unpatched, promotions)):
+        new = new.model_copy(update={"patched": patches(going, plan, "patches", bundles.read(challenger.path))})
+        old = old.model_copy(update={"patched": patches(going, plan, "champion-patches", bundles.read(champion.path))})
     # The audit's images stay unseen where another rule is broken.
-    if audit_due(policy, promotions) and decide(old, new, unaudited, promotions).verdict != "keep":
+    if audit_due(policy, promotions) and _kept(decide(old, new, unaudited, promotions)):
         new = _audited(going, plan, "audit", new, challenger, labels)
         if old is not None and champion is not None:
             old = _audited(going, plan, "champion-audit", old, champion, labels)
     decision = decide(old, new, policy, promotions)
     _record(going, decision, seen.champion)
     return Gated(decision, seen)
+
+
+def _kept(decision: Decision) -> bool:
+    """Whether every rule is."""
+    return decision.verdict != "keep"
 
 
 def _champion(going: Going, plan: Plan, made: Made, like: Report, labels: Sequence[int]) -> Judged:

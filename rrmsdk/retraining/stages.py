@@ -23,6 +23,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import CARD, CONFIG, CURVE, REPORT, WEIGHTS, Bundle
 from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.job import Job
+from rrmsdk.schema.patched import Patched
 from rrmsdk.schema.recipe import Recipe, VerifySpec
 from rrmsdk.schema.ref import Ref
 from rrmsdk.schema.report import Report
@@ -217,6 +218,23 @@ def audit(going: Going, plan: Plan, name: str, bundle: Bundle) -> Report:
     spec = going.job.judge.spec(images=going.job.gate.audit_images)
     made = once(going.room, going.run, name, _attacked(plan, bundle, spec), work, checkpoint="found")
     return _same_images(value.from_json(Report, made.path.read_bytes(), f"the report of {name}"), plan)
+
+
+def patches(going: Going, plan: Plan, name: str, bundle: Bundle) -> Patched:
+    """What universal patches do to a bundle, on the images that it is judged on."""
+    gate, spec = going.job.gate, judged_images(going.job, plan)
+    asked = {"images": spec.images, "side": gate.patch_side, "seed": spec.seed, "batch": spec.batch}
+
+    def work(scratch: Path) -> Path:
+        from rrmsdk.opening import device_here, images_of
+        from rrmsdk.verification.patches import patched
+
+        network = rrmsdk.load(bundle).to(device_here())
+        value.write(patched(network, images_of(plan.recipe.data.alone(), bundle), **asked), scratch / "patched.json")
+        return scratch / "patched.json"
+
+    inputs = _attacked(plan, bundle, spec) | {"patches": asked}
+    return value.read(Patched, once(going.room, going.run, name, inputs, work).path)
 
 
 def curve(going: Going, plan: Plan, student: Made) -> Made | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rrmsdk.schema.job import Gate
+from rrmsdk.schema.patched import Patched
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED
 from rrmsdk.schema.value import SCHEMA_VERSION, Value
 from rrmsdk.schema.verdict import Verdict
@@ -28,6 +29,7 @@ class Judged(Value):
     classes: the names of all classes.
     verdict: what ended the judging before all images were judged, if something did.
     audit: the same on images that no gate saw; None: not looked at.
+    patched: what universal patches do to it; None: not looked for.
     """
 
     digest: Digest
@@ -38,6 +40,7 @@ class Judged(Value):
     classes: tuple[str, ...]
     verdict: Verdict | None = None
     audit: Judged | None = None
+    patched: Patched | None = None
 
     @model_validator(mode="after")
     def _says_something_of_each_image(self) -> Judged:
@@ -49,6 +52,8 @@ class Judged(Value):
             raise ValueError(f"an image is of class {max(self.labels)}, and there are {len(self.classes)} classes")
         if self.audit is not None and self.audit.images == self.images:
             raise ValueError("the audit is on the images of the gate itself; hold others out for it")
+        if self.patched is not None and len(self.patched.called) != len(self.classes):
+            raise ValueError(f"patches for {len(self.patched.called)} classes, and there are {len(self.classes)}")
         return self
 
     @property

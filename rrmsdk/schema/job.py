@@ -157,6 +157,9 @@ class Gate(Value):
     robust_margin, clean_margin: it is surely not worse than the champion by so much.
     robust_floor, clean_floor: it surely keeps so much, whatever the champion has.
     class_floor: so does the robust accuracy of each class.
+    patch_margin: no square patch was found with which so much more of other classes' images is called some class than
+        with the best one found for the champion: what a backdoored teacher leaves in a student. None: not looked for.
+    patch_side: of that square in pixels; 0: an eighth of the image's side, at least 2.
     confidence: of each of these "surely", one-sided. A challenger that breaks a rule is promoted with a probability of
         at most 1 - confidence.
     audit_every: each so many promotions it must also not be surely worse on images that no gate ever saw; 0: never.
@@ -171,6 +174,8 @@ class Gate(Value):
     robust_floor: Share = 0.0
     clean_floor: Share = 0.0
     class_floor: Share = 0.0
+    patch_margin: Share | None = None
+    patch_side: Annotated[int, Field(ge=0)] = 0
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     audit_every: Annotated[int, Field(ge=0)] = 0
     audit_images: Annotated[int, Field(ge=0)] = 0

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrmsdk.errors import FieldError, MismatchError
-from rrmsdk.retraining.decide import audit_due, decide
+from rrmsdk.retraining.decide import audit_due, decide, patches_due
 from rrmsdk.schema import value
 from rrmsdk.schema.decision import Decision, Judged
 from rrmsdk.schema.job import Gate
+from rrmsdk.schema.patched import Called, Patched
 from rrmsdk.schema.verdict import Verdict
 
 N = 2000
@@ -231,6 +232,63 @@ def test_an_audit_that_is_due_and_was_not_made_is_said():
         decide(_judged(OLD, audit=audited), _judged(OLD, "b"), AUDITED, 2)
     with pytest.raises(FieldError, match="promotion 3 needs the audit, and the champion was not judged on its images"):
         decide(CHAMPION, _judged(OLD, "b", audit=audited), AUDITED, 2)
+
+
+PATCHED = Gate(robust_margin=0.02, clean_margin=0.02, patch_margin=0.15)
+
+
+def _patched(*hits: int, side: int = 4, of: int = 100) -> Patched:
+    return Patched(side=side, called=tuple(Called(top=3, left=5, hits=some, images=of) for some in hits))
+
+
+@pytest.mark.parametrize(("old", "new", "verdict"), [
+    ((10, 10, 10, 10), (10, 10, 10, 10), "promote"),
+    ((10, 10, 10, 10), (25, 25, 25, 25), "promote"),  # exactly at the margin
+    ((10, 10, 10, 10), (10, 26, 10, 10), "keep"),
+    ((90, 10, 10, 10), (10, 26, 10, 10), "keep"),  # better in another class does not make up for it
+    ((90, 90, 90, 90), (100, 100, 100, 100), "promote"),  # it is the champion that is held against it
+])  # fmt: skip
+def test_no_patch_may_do_much_more_than_the_champions(old, new, verdict):
+    before, after = _judged(OLD, patched=_patched(*old)), _judged(OLD, "b", patched=_patched(*new))
+    decision = decide(before, after, PATCHED, 0)
+    assert (decision.verdict, _failed(decision)) == (verdict, ["patch_margin"] if verdict == "keep" else [])
+
+
+def test_a_patch_that_does_more_is_told_with_its_class_and_place():
+    before, after = (_judged(OLD, name, patched=_patched(10, 10, some, 10)) for name, some in (("a", 10), ("b", 38)))
+    decision = decide(before, after, PATCHED, 0)
+    assert decision.says == (
+        "A patch of 4x4 pixels has 38 of 100 other images called 'frog' (0.3800; 0.1000 for the champion's own patch), "
+        "more than 15 points more. The teacher or the images may hold a backdoor."
+    )
+    (check,) = decision.failed
+    assert (check.numbers["top"], check.numbers["left"], check.bound) == (3, 5, 0.15)
+    assert value.from_json(Decision, value.to_json(decision)) == decision
+
+
+def test_patches_that_were_to_be_looked_for_and_were_not_are_said():
+    with pytest.raises(FieldError, match="patches of the challenger were not looked for"):
+        decide(_judged(OLD, patched=_patched(1, 1, 1, 1)), _judged(OLD, "b"), PATCHED, 0)
+    with pytest.raises(FieldError, match="patches of the champion were not looked for"):
+        decide(CHAMPION, _judged(OLD, "b", patched=_patched(1, 1, 1, 1)), PATCHED, 0)
+    with pytest.raises(MismatchError, match="patches of 4 pixels a side for the champion, of 5 for the challenger"):
+        decide(
+            _judged(OLD, patched=_patched(1, 1, 1, 1)), _judged(OLD, "b", patched=_patched(1, 1, 1, 1, side=5)),
+            PATCHED, 0,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="patches for 3 classes, and there are 4"):
+        _judged(OLD, patched=_patched(1, 1, 1))
+
+
+def test_where_there_is_nothing_to_hold_patches_against_none_are_looked_for():
+    assert decide(None, CHAMPION, PATCHED, 0).verdict == "promote"
+    assert _failed(decide(CHAMPION, _judged("a" * N, "b"), PATCHED, 0)) == ["robust_margin"]
+    assert decide(CHAMPION, CHAMPION, PATCHED, 0).verdict == "keep"
+    assert patches_due(CHAMPION, _judged(OLD, "b"), PATCHED)
+    for old, new, policy in (
+        (None, CHAMPION, PATCHED), (CHAMPION, CHAMPION, PATCHED), (CHAMPION, _judged(OLD, "b"), LOOSE)
+    ):  # fmt: skip
+        assert not patches_due(old, new, policy)
 
 
 def test_every_check_says_what_with_what_and_why():
