@@ -26,7 +26,7 @@ test: $(VENV)/.test  ## the quick tests
 test-slow: $(VENV)/.test  ## (PART=tests/hub: those in there) the tests that take minutes, and those on CIFAR-10 where RRMSDK_CIFAR10 names its folder
 	$(PYTEST) -m 'slow and not gpu and not peers and not nightly' $(PART)
 
-test-nightly: $(VENV)/.test  ## what takes longest: a thousand kills, the loop, the container built step by step
+test-nightly: $(VENV)/.test .peers/prefect/.done  ## what takes longest: a thousand kills, the loop, the container built step by step
 	$(PYTEST) -m nightly
 
 test-gpu: $(VENV)/.test  ## the tests that need CUDA
@@ -93,6 +93,15 @@ $(VENV)/.dev: $(INSTALLED_FROM) | $(BIN)/python
 	@echo "installing olah, a Hub mirror, into .peers/olah"
 	$(PYTHON) -m venv .peers/olah
 	.peers/olah/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Its workers run rrmsdk by their own Python, with the packages of ours behind theirs.
+.peers/prefect/.done: | $(VENV)/.test
+	@echo "installing Prefect into .peers/prefect"
+	$(PYTHON) -m venv .peers/prefect
+	.peers/prefect/bin/python -m pip install --quiet --disable-pip-version-check 'prefect>=3,<4'
+	@site() { "$$1" -c 'import site; print(site.getsitepackages()[0])'; }; \
+	  { pwd; site $(BIN)/python; } > "$$(site .peers/prefect/bin/python)/zz-rrmsdk.pth"
 	@touch $@
 
 peers-serve: .peers/litserve/.done .peers/mlserver/.done .peers/pytriton/.done  ## other model servers, for benchmarks/serve_peers.py

@@ -1,12 +1,15 @@
 """A Prefect flow that runs `rrmsdk retrain` as a process of its own, and says in Prefect's states how it ended.
 
 It holds nothing: all that has to last is in the job's journal, so Prefect may go down, and whoever runs the flow again
-goes on where the run was. Run by hand with Prefect 3.8.8 (exit codes 64 and 75); as a deployment, with a schedule and
-Prefect's page, it has not run here:
+goes on where the run was. In a file of one's own, say flows.py:
 
     from rrmsdk.retraining.on_prefect import flow
     retrain = flow()
-    retrain.serve(cron="0 3 * * 1", parameters={"job": "/jobs/weekly.toml"}, global_limit=1)
+
+    prefect deploy flows.py:retrain --name weekly --pool POOL --cron "0 3 * * 1" --concurrency-limit 1 \\
+        --params '{"job": "/jobs/weekly.toml"}'
+
+Tried with Prefect 3.9.1, a work pool of processes and its page (tests/retraining/test_prefect.py, nightly).
 """
 
 from __future__ import annotations
