@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrmsdk.errors import FieldError, RefError, did_you_mean, near
+from rrmsdk.errors import FieldError, HubError, RefError, did_you_mean, near
 from rrmsdk.opening import Fields, at_least, data_of, device_here, images_of, merged, needs_torch, threat_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema.bundle import Bundle
@@ -143,7 +143,10 @@ def zoo_build(
     bundle = api.train(parse(Recipe, fields, name), out=out, devices=devices, quiet=quiet)
     if push is None:
         return Built(bundle=bundle)
-    commit = api.push(bundle, push, private=private).rsplit("/", 1)[-1]
+    try:
+        commit = api.push(bundle, push, private=private).rsplit("/", 1)[-1]
+    except HubError as exc:
+        raise HubError(f"{exc} What was made lies in {bundle.path}: the same command pushes it.") from exc
     weights = bundle.card.files[bundles.WEIGHTS]
     return Built(bundle=bundle, release=Release(repo=push, commit=commit, weights_sha256=weights))
 

@@ -292,10 +292,18 @@ class TestBuild:
         settings = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": server.token, "HF_HOME": str(tmp_path / "hf")}
         over = ["-s", "train.epochs=0.2", "-s", "verify.attack=pgd", "-s", "verify.images=16"]
         command = ["zoo", "build", "digits-cnn-linf", "--push", "acme/built", "--json", "-o", str(tmp_path / "b")]
-        done = subprocess.run(
-            [sys.executable, "-m", "rrmsdk", *command, *over], env=os.environ | settings, capture_output=True, text=True
-        )
+
+        def built(**others: str) -> subprocess.CompletedProcess[str]:
+            words, env = [sys.executable, "-m", "rrmsdk", *command, *over], os.environ | settings | others
+            return subprocess.run(words, env=env, capture_output=True, text=True)
+
+        away = built(HF_ENDPOINT="http://127.0.0.1:1")
+        assert away.returncode == 2
+        assert f"What was made lies in {tmp_path / 'b'}: the same command pushes it." in away.stderr
+        weights = (tmp_path / "b" / WEIGHTS).stat().st_ino
+        done = built()
         assert done.returncode == 0, done.stderr
+        assert (tmp_path / "b" / WEIGHTS).stat().st_ino == weights  # not trained again
         release = json.loads(done.stdout)["release"]
         commit = server.repos["models/acme/built"].at("main")
         assert commit is not None
