@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +116,26 @@ def show(bundle: Bundle, as_json: bool) -> None:
         f"{bundle.path}  {card.name}  {card.model.arch}  {card.method['name']}  weights: {card.weights}. {card.notes}"
     )
     print(bundle.report.summary() if attacked else "not attacked yet")
+
+
+def print_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, bold: int | None = None,
+    width: int = 160,
+) -> None:  # fmt: skip
+    """For people. The first column is what to type: never cut.
+
+    bold: number of a row.
+    width: where the output is no terminal.
+    """
+    from rich import box  # here: most commands print no table, and this takes longer to import than typer
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*heads, box=box.SIMPLE, title=title, title_justify="left")
+    table.columns[0].overflow = "fold"
+    for number, row in enumerate(rows):
+        table.add_row(*row, style="bold" if number == bold else None)
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def print_json(fields: Any) -> None:

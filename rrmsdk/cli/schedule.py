@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from rrmsdk.cli.app import AsJson, app, print_json
+from rrmsdk.cli.app import AsJson, app, print_json, print_table
 from rrmsdk.cli.retrain import State
 from rrmsdk.retraining import board, schedule
 from rrmsdk.retraining.schedule import Ticked
@@ -66,13 +63,13 @@ def status(jobs: Jobs = JOBS, state: State = None, as_json: AsJson = False) -> N
     if as_json:
         print_json({"jobs": rows, "troubles": troubles})
         return
-    table = Table("job", "run", "state", "why", "champion", "next", box=box.SIMPLE)
+    lines = []
     for row in rows:
         champion = row["champion"]["commit"][:12] if row["champion"] else ""
         working = f"{row['state']} ({row['pid']})" if row["pid"] else row["state"]
         why = row.get("trouble") or row["held"] or row["why"]
-        table.add_row(row["job"], row["run"] or "", working, why, champion, "\n".join(row["next"][:1]))
-    _print(table)
+        lines.append((row["job"], row["run"] or "", working, why, champion, "\n".join(row["next"][:1])))
+    print_table(("job", "run", "state", "why", "champion", "next"), lines)
     _warn(troubles)
 
 
@@ -83,10 +80,8 @@ def history(job: Name, jobs: Jobs = JOBS, state: State = None, as_json: AsJson =
     if as_json:
         print_json({"job": job, "runs": rows})
         return
-    table = Table("run", "begun", "cause", "state", "why", box=box.SIMPLE)
-    for row in rows:
-        table.add_row(row["run"], row["begun"], row["cause"], row["state"], row["why"])
-    _print(table)
+    heads = ("run", "begun", "cause", "state", "why")
+    print_table(heads, [[row[head] for head in heads] for row in rows])
 
 
 @schedule_app.command()
@@ -163,7 +158,3 @@ def _done(about: dict[str, object], says: str, as_json: bool) -> None:
         print_json(about)
     else:
         print(says)
-
-
-def _print(table: Table) -> None:
-    Console(width=None if sys.stdout.isatty() else 160).print(table)

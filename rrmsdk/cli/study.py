@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import rrmsdk
 from rrmsdk.certifying import RADII
-from rrmsdk.cli.app import AsJson, Copy, Data, Model, Out, Quiet, Set, app, only, overrides, print_json, recipe_fields
+from rrmsdk.cli.app import (
+    AsJson,
+    Copy,
+    Data,
+    Model,
+    Out,
+    Quiet,
+    Set,
+    app,
+    only,
+    overrides,
+    print_json,
+    print_table,
+    recipe_fields,
+)
 from rrmsdk.errors import FieldError
 from rrmsdk.opening import owned
 from rrmsdk.schema import bundle as bundles
@@ -331,15 +341,16 @@ def _show_sweep(swept: Sweep) -> None:
     """A row a point, the best in bold; what has been chosen on validation is told apart from the test split."""
     ranked = swept.ranked()
     screen = f"validation, {ranked[0].screened.attack}" if ranked[0].screened else ""
-    table = Table(*swept.ranges, "clean", "robust", "mean", "test, clean", "test, robust", "under", box=box.SIMPLE,
-                  title=f"{screen}, {swept.recipe.threat}; best by {swept.by}", title_justify="left")  # fmt: skip
+    rows = []
     for point in swept.points:
         given = [f"{one:.4g}" if isinstance(one, float) else str(one) for one in point.values.values()]
         found, told = point.screened, point.reported
         figures = (*_shares(found), f"{found.score('mean'):.3f}") if found else ("diverged", "", "")
         test = (*_shares(told), f"{told.attack} x{told.images}") if told else ("", "", "")
-        table.add_row(*given, *figures, *test, style="bold" if point == swept.best else None)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        rows.append((*given, *figures, *test))
+    heads = (*swept.ranges, "clean", "robust", "mean", "test, clean", "test, robust", "under")
+    title = f"{screen}, {swept.recipe.threat}; best by {swept.by}"
+    print_table(heads, rows, title=title, bold=swept.points.index(swept.best))
     print(f"{swept.folder(swept.best)} is the best. The validation split chose it, so its figures there flatter it.")
     print(UPPER_BOUND)
 

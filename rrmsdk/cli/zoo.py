@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import rrmsdk
-from rrmsdk.cli.app import AsJson, Data, Devices, Out, Quiet, RecipeData, Set, app, overrides, print_json, show
+from rrmsdk.cli.app import (
+    AsJson,
+    Data,
+    Devices,
+    Out,
+    Quiet,
+    RecipeData,
+    Set,
+    app,
+    overrides,
+    print_json,
+    print_table,
+    show,
+)
 from rrmsdk.schema import value
 
 if TYPE_CHECKING:
@@ -51,7 +60,7 @@ def listing(
 
 def _table(listed: tuple[Listed, ...]) -> None:
     heads = ("model", "data", "threat", "clean", "robust", "under", "others say", "licence", "MB", "from")
-    table = Table(*heads, box=box.SIMPLE)
+    rows = []
     for entry in listed:
         score, said = entry.score, entry.published
         ours = (f"{score.clean:.4f}", f"{score.robust:.4f}", f"{score.attack} x{score.images}") if score else ("",) * 3
@@ -59,9 +68,8 @@ def _table(listed: tuple[Listed, ...]) -> None:
             " / ".join("-" if share is None else f"{share:.4f}" for share in (said.clean, said.robust)) if said else ""
         )
         size = "" if entry.size is None else f"{entry.size / 1e6:.1f}"
-        table.add_row(entry.ref, entry.data, str(entry.threat), *ours, theirs, entry.licence, size, entry.source)
-    table.columns[0].overflow = "fold"  # it is what to type: never cut
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+        rows.append((entry.ref, entry.data, str(entry.threat), *ours, theirs, entry.licence, size, entry.source))
+    print_table(heads, rows, width=240)
     print(
         "robust: share of the test images still right after the attack named beside it; an upper bound, measured here"
     )
