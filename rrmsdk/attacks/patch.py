@@ -136,11 +136,11 @@ def _climbed(
     """p <- clip(p + step sign grad_p mean_x log f_t(A(p, x, place))), and of all on the way the likeliest."""
     if not len(x):  # every image is of that class
         return 0.0, pixels
-    wanted, best = torch.full((len(x),), target, device=x.device), (-1.0, pixels)
+    best = (-1.0, pixels)
     for number in range(steps + 1):
         with torch.enable_grad():
             at = pixels.detach().requires_grad_()
-            log_f = model(stamped(x, at, top, left)).float().log_softmax(1)[torch.arange(len(x)), wanted]
+            log_f = model(stamped(x, at, top, left)).float().log_softmax(1)[:, target]
         likely = log_f.detach().exp().mean().item()
         if likely > best[0]:
             best = (likely, pixels)
