@@ -42,18 +42,13 @@ def in_a_new_process(path: Path, folder: Path | str) -> tuple[str, bool]:
     return digest, int(read) > path.stat().st_size
 
 
-def a_file(folder: Path) -> Path:
-    """2 MB that nobody has written to of late."""
-    path = folder / "f"
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 MB that nobody has written to of late, for all tests that leave them as they are."""
+    path = tmp_path_factory.mktemp("settled") / "f"
     path.write_bytes(b"x" * 2_000_000)
     time.sleep(stamps.SETTLED + 0.1)
     return path
-
-
-@pytest.fixture(scope="module")
-def settled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests that leave it as it is."""
-    return a_file(tmp_path_factory.mktemp("settled"))
 
 
 @counted
@@ -66,27 +61,23 @@ def test_the_next_process_does_not_read_it_again(settled, tmp_path):
 
 
 @counted
-def test_the_next_process_sees_a_change_though_size_and_time_are_put_back(tmp_path):
-    settled = a_file(tmp_path)
-    in_a_new_process(settled, tmp_path / "s")
-    about = settled.stat()
-    with settled.open("rb+") as file:
+def test_the_next_process_sees_what_was_changed_or_put_in_its_place_though_size_and_time_are_as_before(tmp_path):
+    changed, replaced = tmp_path / "f", tmp_path / "g"
+    for path in (changed, replaced):
+        path.write_bytes(b"x" * 2_000_000)
+    time.sleep(stamps.SETTLED + 0.1)
+    for path in (changed, replaced):
+        in_a_new_process(path, tmp_path / "s")
+    about = changed.stat(), replaced.stat()
+    with changed.open("rb+") as file:
         file.write(b"y")
-    os.utime(settled, ns=(about.st_atime_ns, about.st_mtime_ns))
+    (tmp_path / "new").write_bytes(b"z" * 2_000_000)
+    (tmp_path / "new").replace(replaced)
+    for path, was in zip((changed, replaced), about, strict=True):
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
     time.sleep(stamps.SETTLED + 0.1)
-    assert in_a_new_process(settled, tmp_path / "s") == (files.sha256(settled), True)
-
-
-@counted
-def test_another_file_in_its_place_is_read(tmp_path):
-    settled = a_file(tmp_path)
-    in_a_new_process(settled, tmp_path / "s")
-    other, about = tmp_path / "other", settled.stat()
-    other.write_bytes(b"z" * 2_000_000)
-    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
-    other.replace(settled)
-    time.sleep(stamps.SETTLED + 0.1)
-    assert in_a_new_process(settled, tmp_path / "s") == (files.sha256(settled), True)
+    for path in (changed, replaced):
+        assert in_a_new_process(path, tmp_path / "s") == (files.sha256(path), True)
 
 
 @counted
