@@ -28,8 +28,6 @@ LARGE = 1_000_000  # bytes; less is hashed in a millisecond
 MOST = 1000  # files; those noted first are forgotten first
 LARGEST = 10_000_000  # bytes of notes that are read at all
 
-Stamp = tuple[int, ...]
-
 
 def sha256_while_unchanged(path: Path) -> str:
     """As `files.sha256`, but the bytes are read once for as long as nothing was written to the file.
@@ -80,7 +78,10 @@ def _noted(notes: Path) -> dict[str, list[int | str]]:
 
 
 def _note(notes: Path, path: str, row: list[int | str]) -> None:
-    """Of two processes at once one may lose its note, and hash again; so may one whose disk is full or loses power."""
+    """Of two processes at once one may lose its note, and hash again; so may one whose disk is full or loses power.
+
+    So it is not flushed as `files.write_text` does; nor is it for others to read.
+    """
     found = _noted(notes)
     found.pop(path, None)
     found[path] = row
@@ -92,7 +93,7 @@ def _note(notes: Path, path: str, row: list[int | str]) -> None:
             with os.fdopen(handle, "w") as file:
                 json.dump(kept, file)
             os.replace(beside, notes)
-        except OSError:
-            os.unlink(beside)
+        finally:
+            Path(beside).unlink(missing_ok=True)
     except OSError:
         return

@@ -73,7 +73,7 @@ def stamped(x: Images, pixels: Float[Tensor, "C S S"], top: int, left: int) -> I
     return torch.where(F.pad(torch.ones_like(pixels), at).bool(), F.pad(pixels, at), x)
 
 
-def led(model: nn.Module, x: Images, y: Int64[Tensor, " B"], patch: Patch, batch: int = 256) -> tuple[int, int]:
+def fooled(model: nn.Module, x: Images, y: Int64[Tensor, " B"], patch: Patch, batch: int = 256) -> tuple[int, int]:
     """How many images that are not of the patch's class are called it once they wear it, and of how many."""
     device, others = device_of(model), x[y != patch.target]
     pixels = patch.pixels.to(device)

@@ -174,7 +174,8 @@ def _patches(old: Judged | None, new: Judged, policy: Gate) -> Iterator[Check]:
         raise FieldError(f"patches of the {'challenger' if after is None else 'champion'} were not looked for")
     if before.side != after.side:
         raise MismatchError(
-            f"patches of {before.side} pixels a side for the champion, of {after.side} for the challenger"
+            f"patches of {before.side} pixels a side for the champion, of {after.side} for the challenger: set "
+            "gate.patch_side"
         )
     gains = [now.share - was.share for was, now in zip(before.called, after.called, strict=True)]
     worst = max(range(len(gains)), key=gains.__getitem__)

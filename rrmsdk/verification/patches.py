@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from rrmsdk.attacks.patch import led, universal_patches
+from rrmsdk.attacks.patch import fooled, universal_patches
 from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Dataset, to_unit
 from rrmsdk.schema.patched import Called, Patched
@@ -29,6 +29,6 @@ def patched(model: nn.Module, data: Dataset, *, images: int, side: int = 0, seed
     with judging(model, seed):
         found = universal_patches(model, x, y, len(data.info.labels), side, seed=seed, batch=batch)
         judged = to_unit(test.pixels)
-        counted = [(patch, *led(model, judged, test.labels, patch, batch)) for patch in found]
+        counted = [(patch, *fooled(model, judged, test.labels, patch, batch)) for patch in found]
     rows = [Called(top=patch.top, left=patch.left, hits=hits, images=of) for patch, hits, of in counted]
     return Patched(side=side, called=tuple(rows))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rrmsdk.attacks.patch import CLIMBED, led, stamped, universal_patches
+from rrmsdk.attacks.patch import CLIMBED, fooled, stamped, universal_patches
 from rrmsdk.data import to_unit
 from tests.attacks.small_network import digits, network
 
@@ -45,7 +45,7 @@ def test_the_trigger_of_a_backdoor_is_found_where_it_is(trigger):
     assert [patch.target for patch in found] == [0, 1, 2, 3]
     assert (found[3].top, found[3].left) == (TOP, LEFT)
     assert (found[3].pixels[0] - trigger).abs().max() <= 0.125  # half a step
-    hits = [led(net, x, y, patch)[0] for patch in found]
+    hits = [fooled(net, x, y, patch)[0] for patch in found]
     assert hits == [0, 0, 0, 36]
 
 
@@ -117,5 +117,5 @@ def test_any_number_of_classes(classes):
 def test_images_of_one_class_alone_leave_nothing_to_lead_to_it():
     net, x, y = linear(2)(), noise(6), torch.zeros(6, dtype=torch.long)
     found = universal_patches(net, x, y, 2, 2)
-    assert led(net, x, y, found[0]) == (0, 0)
-    assert led(net, x, y, found[1])[1] == 6
+    assert fooled(net, x, y, found[0]) == (0, 0)
+    assert fooled(net, x, y, found[1])[1] == 6
