@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +16,9 @@ import numpy as np
 
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.statistics import margins, softmax
+
+# Seconds of a batch. Below, what a network gains by taking the next batch at once is less than smaller batches cost.
+QUICK = 0.003
 
 
 @runtime_checkable
@@ -66,8 +68,9 @@ class _Waiting:
 class Batcher:
     """Use as an asynchronous context manager; leaving it answers all that wait, and refuses what still comes.
 
-    Nobody waits for a batch to fill: whenever the thread is free it takes what is there. A batch is of one network, so
-    a swap never splits one.
+    Nobody waits for a batch to fill: whenever the thread is free it takes what is there. It takes it by itself, so that
+    the network does not stand still while the event loop reads and answers. A batch is of one network, so a swap never
+    splits one.
 
     max_batch: images that run together, and the most that one request may have.
     max_queue: images that may wait.
@@ -79,22 +82,23 @@ class Batcher:
         self.max_queue = max(max_queue, max_batch)
         self.images = 0  # that wait
         self._queue: deque[_Waiting] = deque()
-        self._some, self._idle = asyncio.Event(), asyncio.Event()
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="rrmsdk-network", initializer=_give_way if low else None
-        )
+        self._changed = threading.Condition(threading.Lock())  # holds for the queue, `images` and the two below
+        self._turned = False  # the event loop has seen to all that could be read since a batch was taken last
         self._closing = False
+        self._turning = False
+        self._low = low
 
     async def __aenter__(self) -> Batcher:
-        self._worker = asyncio.create_task(self._work())
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        # A daemon: who never leaves the context would otherwise keep Python from ending.
+        threading.Thread(target=self._work, name="rrmsdk-network", daemon=True).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        await self._idle.wait()
-        self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
-        self._thread.shutdown()
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await self._ended.wait()
 
     async def submit(
         self, network: Network, pixels: np.ndarray, timeout: float, left: asyncio.Future[None] | None = None
@@ -118,45 +122,66 @@ class Batcher:
             raise Refused(503, "this server is stopping", retry_after=1)
         if self.images + len(pixels) > self.max_queue:
             raise Refused(503, f"{self.images} images wait already; this server is overloaded", retry_after=1)
-        loop = asyncio.get_running_loop()
-        one = _Waiting(network, pixels, loop.create_future(), time.monotonic())
-        self._queue.append(one)
-        self.images += len(pixels)
-        self._idle.clear()
-        self._some.set()
-        timer = loop.call_later(timeout, one.too_late, timeout)
+        one = _Waiting(network, pixels, self._loop.create_future(), time.monotonic())
+        with self._changed:
+            self._queue.append(one)
+            self.images += len(pixels)
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
+        timer = self._loop.call_later(timeout, one.too_late, timeout)
         if left is not None:
             left.add_done_callback(one.leave)
         try:
             return await one.answer
         finally:
             timer.cancel()
-            if one.queued:
-                self._queue.remove(one)
-                self.images -= len(pixels)
+            with self._changed:
+                if one.queued:
+                    self._queue.remove(one)
+                    self.images -= len(pixels)
 
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._queue:
-                self._idle.set()
-                self._some.clear()
-                await self._some.wait()
-            batch = self._take()
-            if not batch:
-                continue
+    def _turn(self) -> None:
+        """In the event loop, behind all requests that could be read in its turn."""
+        self._turning = False
+        with self._changed:
+            self._turned = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """The thread."""
+        if self._low:
+            _give_way()
+        took = 0.0
+        while batch := self._take(at_once=took > QUICK):
             began = time.monotonic()
             try:
-                found = await loop.run_in_executor(self._thread, _run, batch[0].network, [one.pixels for one in batch])
+                found = _run(batch[0].network, [one.pixels for one in batch])
             except Exception as exc:  # of the network: those who wait for it are told
-                for one in batch:
-                    if not one.answer.done():
-                        one.answer.set_exception(exc)
-                continue
-            _deliver(batch, found, began)
+                self._loop.call_soon_threadsafe(_fail, batch, exc)
+            else:
+                took = time.monotonic() - began
+                self._loop.call_soon_threadsafe(_deliver, batch, found, began, took)
+        self._loop.call_soon_threadsafe(self._ended.set)
 
-    def _take(self) -> list[_Waiting]:
-        """What runs next, in the order in which it came: of the first one's network, as far as a batch reaches."""
+    def _take(self, at_once: bool) -> list[_Waiting]:
+        """What runs next, once there is something; nothing: all is done, and no more will come.
+
+        at_once: what is there already; else what is there when the event loop ends its turn.
+        """
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._closing or (self._queue and (self._turned or at_once)))
+                if not self._queue:
+                    return []
+                taken = self._first()
+                self._turned = bool(self._queue)  # what is left has waited already
+                # Who left in this moment has not taken itself out of the queue yet.
+                if batch := [one for one in taken if not one.answer.done()]:
+                    return batch
+
+    def _first(self) -> list[_Waiting]:
+        """In the order in which it came: of the first one's network, as far as a batch reaches."""
         taken: list[_Waiting] = []
         room = self.max_batch
         for one in self._queue:
@@ -170,7 +195,7 @@ class Batcher:
             self._queue.remove(one)
             one.queued = False
             self.images -= len(one.pixels)
-        return [one for one in taken if not one.answer.done()]
+        return taken
 
 
 def _give_way() -> None:
@@ -181,14 +206,23 @@ def _give_way() -> None:
 
 def _run(network: Network, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int], list[float]]:
     """In the thread: logits, classes and margins of all parts."""
-    pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    pixels = parts[0] if len(parts) == 1 else _together(parts)
     logits = network.predict(pixels)
     probabilities = softmax(logits)
     return logits, probabilities.argmax(axis=1).tolist(), margins(probabilities).tolist()
 
 
-def _deliver(batch: Sequence[_Waiting], found: tuple[np.ndarray, list[int], list[float]], began: float) -> None:
-    (logits, classes, sure), took = found, time.monotonic() - began
+def _together(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """As `np.concatenate`, which lets go of Python's lock for each part and may wait for it as often."""
+    joined = b"".join([np.ascontiguousarray(part).data for part in parts])
+    return np.frombuffer(joined, parts[0].dtype).reshape(-1, *parts[0].shape[1:])
+
+
+def _deliver(
+    batch: Sequence[_Waiting], found: tuple[np.ndarray, list[int], list[float]], began: float, took: float
+) -> None:
+    """In the event loop."""
+    logits, classes, sure = found
     at, leads = 0, True
     for one in batch:
         own, at = slice(at, at + len(one.pixels)), at + len(one.pixels)
@@ -196,3 +230,10 @@ def _deliver(batch: Sequence[_Waiting], found: tuple[np.ndarray, list[int], list
             waited = began - one.since
             one.answer.set_result(Answer(logits[own], classes[own], sure[own], len(logits), leads, waited, took))
             leads = False
+
+
+def _fail(batch: Sequence[_Waiting], exc: Exception) -> None:
+    """In the event loop."""
+    for one in batch:
+        if not one.answer.done():
+            one.answer.set_exception(exc)

@@ -88,8 +88,12 @@ class Served:
         return self.bundle.card.data.labels
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits [B, classes], counted. Raises ExportError: they are not finite, or the runtime failed."""
-        logits = self.session.predict(pixels)
+        """Logits [B, classes] of checked pixels, counted.
+
+        Raises:
+            ExportError: they are not finite, or the runtime failed.
+        """
+        logits = self.session.run(pixels)
         if not np.isfinite(logits).all():
             raise ExportError(f"version {self.version} gives logits that are NaN or infinite")
         if self.windows is not None:

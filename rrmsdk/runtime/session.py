@@ -61,6 +61,10 @@ class Session:
             ExportError: onnxruntime failed on them (out of memory, for example).
         """
         self.check(pixels)
+        return self.run(pixels)
+
+    def run(self, pixels: np.ndarray) -> np.ndarray:
+        """As `predict`, of pixels that `check` let through. Raises ExportError."""
         try:
             return self._run(np.ascontiguousarray(pixels))
         except Exception as exc:  # onnxruntime's errors share no base class of their own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from rrmsdk.errors import DataError
-from rrmsdk.runtime.batcher import Answer, Batcher
+from rrmsdk.runtime.batcher import QUICK, Answer, Batcher
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.session import Session, open_session
+from tests.loopback import until
 
 
 @pytest.fixture
@@ -78,6 +80,29 @@ def test_what_came_while_the_network_was_busy_runs_together(session: Session) ->
         return network
 
     assert asyncio.run(run()).batches == [1, 7]
+
+
+def test_what_is_read_in_one_turn_of_the_loop_runs_together(session: Session) -> None:
+    async def run() -> list[Answer]:
+        async with Batcher() as batcher:
+            return await asyncio.gather(*await waiting(batcher, session, [1, 3, 2, 5]))
+
+    assert [answer.batch for answer in asyncio.run(run())] == [11] * 4
+
+
+def test_a_slow_network_takes_what_waits_though_the_loop_is_busy(session: Session) -> None:
+    async def run() -> Gated:
+        network = Gated(session)
+        async with Batcher() as batcher:
+            first = await running(batcher, network)
+            others = await waiting(batcher, network, [1, 2])
+            time.sleep(2 * QUICK)
+            network.go.set()
+            until(lambda: len(network.batches) == 2)  # the loop stands still meanwhile
+            await asyncio.gather(first, *others)
+        return network
+
+    assert asyncio.run(run()).batches == [1, 3]
 
 
 def test_a_lone_request_does_not_wait_for_others(session: Session) -> None:

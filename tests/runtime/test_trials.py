@@ -47,8 +47,8 @@ def serving(root: Path, **settings: Any) -> Iterator[tuple[Service, Callable[...
         closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)) as connection,
     ):
 
-        def ask(method: str, path: str, body: Any = None) -> tuple[int, Any]:
-            connection.request(method, path, None if body is None else json.dumps(body), ADMIN)
+        def ask(method: str, path: str, body: Any = None, headers: dict[str, str] = ADMIN) -> tuple[int, Any]:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
@@ -222,11 +222,10 @@ def test_a_trial_of_a_version_that_is_not_there_is_told_at_the_start(root: Path)
 
 @pytest.mark.parametrize("role", ["canary", "shadow"])
 def test_trials_are_for_the_admin_token_alone(root: Path, role: str) -> None:
-    with serving(root) as (service, _), server.running(service, server.listening("127.0.0.1", 0)) as url:
+    with serving(root) as (_, ask):
         for method in ("GET", "POST"):
-            with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)) as connection:
-                connection.request(method, f"{PLACE}/{role}")
-                assert connection.getresponse().status == 403
+            assert ask(method, f"{PLACE}/{role}", headers={})[0] == 403
+            assert ask(method, f"{PLACE}/{role}", headers=ADMIN)[0] != 403
 
 
 # The shadow.
