@@ -13,6 +13,7 @@ from typing import Literal
 
 from rrmsdk import files
 from rrmsdk.errors import DataError, MismatchError, RrmError, SaveError
+from rrmsdk.runtime import memory
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Opening, Served, open_served
 from rrmsdk.schema import bundle as bundles
@@ -202,6 +203,7 @@ class Store:
     def _open(self, version: str | None, opening: Opening) -> Served:
         """Checked, tried, and of the same kind as what is loaded. Raises Refused: 404, 409."""
         place, name = self._place(version)
+        memory.give_back()
         try:
             served = open_served(place, name, opening)
             _same_kind(served, self.loaded)
