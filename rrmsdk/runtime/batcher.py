@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,7 +35,7 @@ class Answer:
 
     classes, margins: of each image, the likeliest class, and how far its probability is above the second's.
     batch: images that ran together.
-    leads: exactly one answer of each batch does, so that batches can be counted.
+    leads: one answer of each batch that anybody still waits for does, so that batches can be counted.
     waited, took: seconds in the queue, and in the network.
     """
 
@@ -88,6 +89,11 @@ class Batcher:
         self._turning = False
         self._low = low
 
+    @property
+    def running(self) -> bool:
+        """It takes requests: it was not left, and its thread has not died."""
+        return not self._closing
+
     async def __aenter__(self) -> Batcher:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         # A daemon: who never leaves the context would otherwise keep Python from ending.
@@ -140,29 +146,39 @@ class Batcher:
                 if one.queued:
                     self._queue.remove(one)
                     self.images -= len(pixels)
+                    self._turned = self._turned and bool(self._queue)
 
     def _turn(self) -> None:
         """In the event loop, behind all requests that could be read in its turn."""
         self._turning = False
         with self._changed:
-            self._turned = True
+            self._turned = bool(self._queue)
             self._changed.notify()
 
     def _work(self) -> None:
         """The thread."""
-        if self._low:
-            _give_way()
-        took = 0.0
-        while batch := self._take(at_once=took > QUICK):
-            began = time.monotonic()
-            try:
-                found = _run(batch[0].network, [one.pixels for one in batch])
-            except Exception as exc:  # of the network: those who wait for it are told
-                self._loop.call_soon_threadsafe(_fail, batch, exc)
-            else:
-                took = time.monotonic() - began
-                self._loop.call_soon_threadsafe(_deliver, batch, found, began, took)
-        self._loop.call_soon_threadsafe(self._ended.set)
+        try:
+            if self._low:
+                _give_way()
+            took = 0.0
+            while batch := self._take(at_once=took > QUICK):
+                took = self._ran(batch)
+                del batch  # while it waits for the next one nothing of this one is to stay in memory
+        finally:  # whatever ended it: nobody is to wait for it
+            self._closing = True
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _ran(self, batch: Sequence[_Waiting]) -> float:
+        """Seconds that it took."""
+        began = time.monotonic()
+        try:
+            found = _run(batch[0].network, [one.pixels for one in batch])
+        except Exception as exc:  # of the network: those who wait for it are told
+            self._loop.call_soon_threadsafe(_fail, batch, exc)
+            return 0.0
+        took = time.monotonic() - began
+        self._loop.call_soon_threadsafe(_deliver, batch, found, began, took)
+        return took
 
     def _take(self, at_once: bool) -> list[_Waiting]:
         """What runs next, once there is something; nothing: all is done, and no more will come.
@@ -175,7 +191,7 @@ class Batcher:
                 if not self._queue:
                     return []
                 taken = self._first()
-                self._turned = bool(self._queue)  # what is left has waited already
+                self._turned = bool(self._queue)  # what is left need not wait for another turn
                 # Who left in this moment has not taken itself out of the queue yet.
                 if batch := [one for one in taken if not one.answer.done()]:
                     return batch
@@ -201,7 +217,8 @@ class Batcher:
 def _give_way() -> None:
     """Of the thread that calls it; the number that Linux has for a thread stands for one alone."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        with suppress(OSError):  # a sandbox may forbid the call
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _run(network: Network, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int], list[float]]:
@@ -214,6 +231,9 @@ def _run(network: Network, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
 
 def _together(parts: Sequence[np.ndarray]) -> np.ndarray:
     """As `np.concatenate`, which lets go of Python's lock for each part and may wait for it as often."""
+    kinds = {(part.dtype, part.shape[1:]) for part in parts}
+    if len(kinds) > 1:
+        raise ValueError(f"images of more than one kind in a batch: {kinds}")
     joined = b"".join([np.ascontiguousarray(part).data for part in parts])
     return np.frombuffer(joined, parts[0].dtype).reshape(-1, *parts[0].shape[1:])
 

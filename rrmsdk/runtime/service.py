@@ -79,7 +79,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return not self.stopping and bool(self.store.loaded)
+        return not self.stopping and bool(self.store.loaded) and self.batcher.running
 
     @property
     def canary(self) -> Canary | None:
@@ -113,6 +113,8 @@ class Service:
         self.metrics.canary.clear()
         if self.canary is not None:
             self.metrics.canary.labels(self.canary.served.version).set(self.canary.percent)
+        else:
+            self._canary = None  # with the version that it kept in memory
         if self.shadow is None:
             self._end_shadow()
 
@@ -133,6 +135,7 @@ class Service:
     def _end_shadow(self) -> None:
         if self._shadow is not None:
             self._shadow.end()
+            self._shadow = None
 
     def choose(self, name: str, version: str | None, request_id: str) -> Served:
         """The version that answers a request: the one that it names, else the canary's in its share of all ids.
@@ -173,6 +176,8 @@ class Service:
             Refused: 503, 504.
             body.Left: the client did not wait.
         """
+        if pixels.shape[1:] != served.session.sizes:  # checked for a version that was unloaded meanwhile
+            raise Refused(503, "another version answers by now, of another image size: ask again", retry_after=1)
         seconds = min(timeout or self.limits.timeout, self.limits.timeout)
         left = asyncio.create_task(_left(receive))
         try:

@@ -27,6 +27,7 @@ from PIL import Image
 
 from rrmsdk.errors import RrmError
 from rrmsdk.runtime import page, server
+from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.service import Service
 from rrmsdk.schema.serving import Serving
 from rrmsdk.serving import prepared
@@ -301,3 +302,16 @@ def test_a_port_that_is_taken_is_told(service: Service) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(FieldError, match=rf"port {port} on 127.0.0.1 cannot be had: .*in use.*--port 0"):
             server.listening("127.0.0.1", port)
+
+
+def test_pixels_that_were_checked_for_a_version_of_another_size_are_refused(versions: Path) -> None:
+    """All were unloaded, and one of another size loaded, while the body was on its way."""
+    service = prepared(None, Serving(models=versions, threads=1))
+    served = service.store.find(None)
+    with pytest.raises(Refused, match="of another image size: ask again") as refused:
+        asyncio.run(service.infer(served, np.zeros((1, 1, 16, 16), np.float32), _nothing, None))
+    assert (refused.value.status, refused.value.retry_after) == (503, 1)
+
+
+async def _nothing() -> dict[str, str]:
+    raise AssertionError("nobody asks whether the client is still there")

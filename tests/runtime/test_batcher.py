@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -260,3 +262,67 @@ def test_what_the_network_raises_reaches_who_waits_and_the_next_batch_runs(sessi
             return await batcher.submit(session, some_pixels(1), 30)
 
     assert asyncio.run(run()).batch == 1
+
+
+def test_images_of_another_size_fail_their_batch_and_mix_up_nothing(session: Session) -> None:
+    async def run() -> tuple[list[BaseException | Answer], list[int]]:
+        network = Gated(session)
+        async with Batcher() as batcher:
+            first = await running(batcher, network)
+            stale = np.zeros((1, 2, 2, 8), np.float32)  # of as many bytes
+            others = [asyncio.create_task(batcher.submit(network, one, 30)) for one in (some_pixels(1), stale)]
+            await asyncio.sleep(0)
+            network.go.set()
+            await first
+            return await asyncio.gather(*others, return_exceptions=True), network.batches
+
+    told, batches = asyncio.run(run())
+    assert [str(one).startswith("images of more than one kind in a batch") for one in told] == [True, True]
+    assert batches == [1]
+
+
+class Ends:
+    """What ends the thread that runs it."""
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_keeps_nobody_waiting(session: Session) -> None:
+    async def run() -> tuple[Refused, Refused, bool]:
+        async with Batcher() as batcher:
+            with pytest.raises(Refused) as first:
+                await batcher.submit(Ends(), some_pixels(1), 0.2)
+            with pytest.raises(Refused) as second:
+                await batcher.submit(session, some_pixels(1), 30)
+            return first.value, second.value, batcher.running
+
+    first, second, running = asyncio.run(run())
+    assert (first.status, second.status, running) == (504, 503, False)
+
+
+def test_a_thread_that_may_not_give_way_works_all_the_same(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: int) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", refused)
+
+    async def run() -> Answer:
+        async with Batcher(low=True) as batcher:
+            return await batcher.submit(session, some_pixels(1), 30)
+
+    assert asyncio.run(run()).batch == 1
+
+
+def test_an_idle_thread_keeps_no_network_in_memory(session: Session) -> None:
+    async def run() -> None:
+        network = Gated(session)
+        network.go.set()
+        kept = weakref.ref(network)
+        async with Batcher() as batcher:
+            await batcher.submit(network, some_pixels(1), 30)
+            del network
+            until(lambda: kept() is None)
+
+    asyncio.run(run())
