@@ -40,7 +40,7 @@ class App:
     def __init__(self, service: Service, beside: AbstractAsyncContextManager[None]) -> None:
         """beside: entered in the server's event loop, and left when that ends."""
         self.service, self._beside = service, beside
-        self.spans = tracing.opened(service.release)
+        service.spans = tracing.opened(service.release)
         own = [
             Route("/", home, methods=["GET"]),
             Route("/card", card, methods=["GET"]),
@@ -56,8 +56,8 @@ class App:
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
         async with self.service.running(), self._beside:
             yield
-        if self.spans is not None:
-            await asyncio.to_thread(self.spans.close)
+        if self.service.spans is not None:
+            await asyncio.to_thread(self.service.spans.close)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -112,8 +112,8 @@ class App:
         if status == 200 and route in ("live", "ready", "metrics"):
             return
         trace = {}
-        if self.spans is not None:
-            trace = {"trace": self.spans.tell(route, headers, status, seconds, _about(scope))}
+        if self.service.spans is not None:
+            trace = {"trace": self.service.spans.tell(route, headers, status, seconds, _about(scope, status))}
         LOG.log(logging.INFO if status < 500 else logging.WARNING, "request", extra={"fields": {
             "request": scope["request_id"], "method": scope["method"], "path": scope["path"], "status": status,
             "ms": round(1000 * seconds, 3), "client": (scope.get("client") or ("",))[0], **trace,
@@ -125,22 +125,14 @@ def request_id(wished: str) -> str:
     return wished if _REQUEST_ID.fullmatch(wished) else f"{_IDS.getrandbits(128):032x}"
 
 
-def _about(scope: Any) -> dict[str, Any]:
-    """What a span says of a request; `queue` and `network` are seconds."""
-    told = {
+def _about(scope: Any, status: int) -> dict[str, Any]:
+    """What a span says of a request."""
+    return {
         "http.request.method": scope["method"],
+        "http.response.status_code": status,
         "url.path": scope["path"],
         "rrmsdk.request": scope["request_id"],
-    }
-    if "answer" not in scope:
-        return told
-    version, answer = scope["answer"]
-    return told | {
-        "rrmsdk.version": version,
-        "rrmsdk.images": len(answer.logits),
-        "rrmsdk.batch": answer.batch,
-        "rrmsdk.queue": answer.waited,
-        "rrmsdk.network": answer.took,
+        **tracing.about_answer(scope),
     }
 
 

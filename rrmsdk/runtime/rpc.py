@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from rrmsdk.runtime import app, messages, protocol, tensors
+from rrmsdk.runtime import app, messages, protocol, tensors, tracing
 from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.service import Service
 from rrmsdk.runtime.tls import Tls
@@ -33,11 +33,15 @@ _CODES = {
 
 @dataclass(frozen=True)
 class Call:
-    """What comes beside a request. patience: seconds that the client still waits; None: it has not said."""
+    """What comes beside a request. patience: seconds that the client still waits; None: it has not said.
+
+    found: what was found out on the way, for the span.
+    """
 
     authorization: str | None
     request_id: str
     patience: float | None
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -86,7 +90,7 @@ async def _answer(service: Service, name: str, takes: str, content: bytes, conte
         outcome = await tried(service, name, takes, content, call)
         status = outcome.status if isinstance(outcome, Refused) else 200
     finally:
-        _tell(service, name, call, status, time.perf_counter() - began, context.peer())
+        _tell(service, name, call, about, status, time.perf_counter() - began, context.peer())
     about_answer = (("x-request-id", call.request_id),)
     if isinstance(outcome, Refused):
         await context.abort(_CODES[outcome.status], outcome.says, about_answer + _retry(outcome))
@@ -117,15 +121,26 @@ def _retry(refused: Refused) -> tuple[tuple[str, str | bytes], ...]:
     return ("grpc-retry-pushback-ms", str(1000 * refused.retry_after)), ("grpc-status-details-bin", status)
 
 
-def _tell(service: Service, name: str, call: Call, status: int, seconds: float, peer: str) -> None:
+def _tell(
+    service: Service, name: str, call: Call, metadata: Mapping[str, str], status: int, seconds: float, peer: str
+) -> None:
     """As over HTTP, whose statuses stand for gRPC's: one alert then watches both."""
     service.metrics.requests.labels(name, str(status)).inc()
     service.metrics.seconds.labels(name).observe(seconds)
     if status == 200 and name in OPEN:
         return
+    path, trace = f"{messages.SERVICE.full_name}/{name}", {}
+    if service.spans is not None:
+        code = {200: grpc.StatusCode.OK, app.CLOSED: grpc.StatusCode.CANCELLED} | _CODES
+        told = {
+            "rpc.system": "grpc", "rpc.service": messages.SERVICE.full_name, "rpc.method": name,
+            "rpc.grpc.status_code": code[status].value[0], "rrmsdk.request": call.request_id,
+            **tracing.about_answer(call.found),
+        }  # fmt: skip
+        trace = {"trace": service.spans.tell(path, metadata, status, seconds, told)}
     LOG.log(logging.INFO if status < 500 else logging.WARNING, "request", extra={"fields": {
-        "request": call.request_id, "method": "gRPC", "path": f"/{messages.SERVICE.full_name}/{name}",
-        "status": status, "ms": round(1000 * seconds, 3), "client": _host(peer),
+        "request": call.request_id, "method": "gRPC", "path": f"/{path}", "status": status,
+        "ms": round(1000 * seconds, 3), "client": _host(peer), **trace,
     }})  # fmt: skip
 
 
@@ -182,6 +197,7 @@ async def _model_infer(service: Service, asked: Any, call: Call) -> Any:
     patience = min((one for one in (wanted.timeout, call.patience) if one is not None), default=None)
     served = service.choose(asked.model_name, asked.model_version or None, wanted.id or call.request_id)
     answer = await service.infer(served, wanted.pixels, _never, patience)
+    call.found["answer"] = served.version, answer
     tensor = tensors.answered(wanted, answer.logits, served.session.ends[1], served.labels)
     return messages.write(wanted, tensor, service.name, served.version)
 

@@ -22,6 +22,7 @@ from rrmsdk.runtime.refused import Refused
 from rrmsdk.runtime.served import Served
 from rrmsdk.runtime.shadow import AHEAD, Shadow
 from rrmsdk.runtime.store import Store
+from rrmsdk.runtime.tracing import Spans
 from rrmsdk.runtime.watch import Watch
 
 NUMBER = 24  # bytes that one pixel may take in JSON
@@ -48,6 +49,7 @@ class Service:
     """A model under a name. release: of rrmsdk. stopping: it tells that it is not ready, and still answers.
 
     watch: brings newer versions while it runs; None: nobody does.
+    spans: where requests are told; None: nobody collects them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Service:
     limits: Limits
     stopping: bool = False
     watch: Watch | None = None
+    spans: Spans | None = field(default=None, init=False)
     batcher: Batcher = field(init=False)
     background: Batcher = field(init=False)  # of the shadow
     metrics: Metrics = field(init=False)

@@ -21,23 +21,20 @@ class Spans:
     provider: Any
     tracer: Any
 
-    def tell(
-        self, route: str, headers: Mapping[str, str], status: int, seconds: float, about: Mapping[str, Any]
-    ) -> str:
+    def tell(self, name: str, headers: Mapping[str, str], status: int, seconds: float, about: Mapping[str, Any]) -> str:
         """Tell of a request that has just ended, as part of the trace that its client began; gives the trace's id.
 
         Args:
-            about: what is known beyond, by its name in OpenTelemetry.
+            headers: of HTTP, or the metadata of gRPC.
+            status: of HTTP, also of what was asked over gRPC.
+            about: what is known, by its name in OpenTelemetry.
         """
         from opentelemetry.trace import SpanKind, StatusCode, format_trace_id
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         end = time.time_ns()
         begun_by = TraceContextTextMapPropagator().extract(headers)
-        span = self.tracer.start_span(
-            route, begun_by, SpanKind.SERVER, {"http.response.status_code": status, **about},
-            start_time=end - int(seconds * 1e9),
-        )  # fmt: skip
+        span = self.tracer.start_span(name, begun_by, SpanKind.SERVER, about, start_time=end - int(seconds * 1e9))
         if status >= 500:
             span.set_status(StatusCode.ERROR)
         span.end(end)
@@ -46,6 +43,23 @@ class Spans:
     def close(self) -> None:
         """Send what waits."""
         self.provider.shutdown()
+
+
+def about_answer(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a span says of images that were answered: `found["answer"]`, a version and its answer, if there is one.
+
+    `queue` and `network` are seconds.
+    """
+    if "answer" not in found:
+        return {}
+    version, answer = found["answer"]
+    return {
+        "rrmsdk.version": version,
+        "rrmsdk.images": len(answer.logits),
+        "rrmsdk.batch": answer.batch,
+        "rrmsdk.queue": answer.waited,
+        "rrmsdk.network": answer.took,
+    }
 
 
 def opened(release: str) -> Spans | None:

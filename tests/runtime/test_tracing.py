@@ -18,7 +18,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from rrmsdk.runtime import tracing
+from rrmsdk.schema.serving import Serving
+from rrmsdk.serving import prepared
 from tests import loopback
+from tests.runtime import grpc_served
 from tests.runtime.http_served import ask, plain, serving
 from tests.served import make_served, some_digits
 
@@ -90,6 +93,31 @@ def test_a_request_is_a_span_of_its_clients_trace_with_its_times(
     }  # fmt: skip
     (logged,) = [one.__dict__["fields"] for one in caplog.records if one.message == "request"]
     assert logged["trace"] == TRACE
+
+
+def test_a_call_over_grpc_is_a_span_too(collector: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rrmsdk.serve")
+    service = prepared(make_served(tmp_path / "b"), Serving(threads=1, name="digits"))
+    with grpc_served.serving(service) as served:
+        metadata = (("traceparent", f"00-{TRACE}-{PARENT}-01"), ("x-request-id", "r-2"))
+        stub = served.stub()
+        stub.ModelInfer(grpc_served.plain(some_digits(3)), metadata=metadata)
+        grpc_served.refused(stub.ModelInfer, grpc_served.plain(some_digits(1) + 1))
+        stub.ServerReady(grpc_served.service_pb2.ServerReadyRequest())  # a probe is none
+    answered, refused = collector.spans()
+    assert (answered.trace_id.hex(), answered.parent_span_id.hex()) == (TRACE, PARENT)
+    assert answered.name == refused.name == "inference.GRPCInferenceService/ModelInfer"
+    told = attributes(answered)
+    assert 0 < told.pop("rrmsdk.network") < (answered.end_time_unix_nano - answered.start_time_unix_nano) / 1e9
+    assert told.pop("rrmsdk.queue") >= 0
+    assert told == {
+        "rpc.system": "grpc", "rpc.service": "inference.GRPCInferenceService", "rpc.method": "ModelInfer",
+        "rpc.grpc.status_code": 0, "rrmsdk.request": "r-2", "rrmsdk.version": service.version, "rrmsdk.images": 3,
+        "rrmsdk.batch": 3,
+    }  # fmt: skip
+    assert attributes(refused)["rpc.grpc.status_code"] == 3  # INVALID_ARGUMENT
+    logged = [one.__dict__["fields"]["trace"] for one in caplog.records if one.message == "request"]
+    assert logged == [TRACE, refused.trace_id.hex()]
 
 
 def test_a_request_without_a_trace_begins_one_and_a_refused_one_is_told_too(
