@@ -15,6 +15,8 @@ import pytest
 
 import rrmsdk
 from rrmsdk.cli import FIRST
+from rrmsdk.cli.app import recipe_fields
+from rrmsdk.errors import FieldError
 from tests.bundles import make_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +124,12 @@ def test_what_is_typed_wrongly_is_one_line_with_what_was_meant(typed, refused):
     assert (code, told.count("\n")) == (2, 1), told
     assert told.startswith("rrmsdk: ")
     assert TYPED[typed] in told
+
+
+def test_a_job_in_the_place_of_a_recipe_is_told(tmp_path):
+    (tmp_path / "r50.toml").write_text('version = 1\nname = "r50"\n[recipe]\nteacher = "hub:digits-cnn-linf"\n')
+    with pytest.raises(FieldError, match=r"r50.toml is a job, with a recipe in it. Type: rrmsdk retrain .*r50.toml$"):
+        recipe_fields(tmp_path / "r50.toml", None, None)
 
 
 def test_a_word_of_its_own_is_answered_by_the_help():

@@ -71,7 +71,12 @@ Set = Annotated[
 
 def recipe_fields(recipe: Path, data: str | None, set_: list[str] | None) -> dict[str, Any]:
     """The fields of a recipe's file with what was typed over them; a recipe without a name has its file's."""
-    fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
+    try:
+        fields = value.read(Recipe, recipe).model_dump(mode="json", exclude_none=True)
+    except FieldError as exc:
+        if recipe.suffix == ".toml" and "recipe" in value.toml_fields(recipe):
+            raise FieldError(f"{recipe} is a job, with a recipe in it. Type: rrmsdk retrain {recipe}") from exc
+        raise
     fields["name"] = fields["name"] or recipe.stem
     if data is not None:
         fields["data"]["name"] = data

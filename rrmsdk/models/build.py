@@ -116,7 +116,9 @@ def _network(config: ModelConfig) -> tuple[nn.Module, taps.Rule]:
         return _wide(arch, size, variant, mult, classes, channels), taps.scopes("layer1", "layer2", "layer3")
     if arch in from_torchvision.names():
         return from_torchvision.network(arch, classes, size, channels, mult)
-    raise RefError(f"unknown architecture {arch!r}.{did_you_mean(arch, architectures())}")
+    name, narrower, factor = arch.partition("@")
+    width = f" The width is a field of its own: student.width_mult = {factor}" if narrower else ""
+    raise RefError(f"unknown architecture {arch!r}.{did_you_mean(name, architectures())}{width}")
 
 
 def _wide(arch: str, size: int, variant: Variant, mult: float, classes: int, channels: int) -> nn.Module:

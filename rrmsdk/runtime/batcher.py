@@ -84,7 +84,7 @@ class Batcher:
         self.images = 0  # that wait
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition(threading.Lock())  # holds for the queue, `images` and the two below
-        self._turned = False  # the event loop has seen to all that could be read since a batch was taken last
+        self._turned = False  # the turn of the event loop in which what waits was read has ended
         self._closing = False
         self._turning = False
         self._low = low

@@ -140,6 +140,7 @@ def test_a_new_network_is_in_train_mode():
     ("arch", "message"),
     [
         ("resnet19", "unknown architecture 'resnet19'. Did you mean 'resnet1"),
+        ("cnn@0.25", "unknown architecture 'cnn@0.25'. Did you mean 'cnn'.*own: student.width_mult = 0.25"),
         ("wrn-28", "'wrn-28' is no wide ResNet.*'wrn-28-10'"),
         ("wrn-28-0", "'wrn-28-0' is no wide ResNet"),
         ("wrn-600004-1", "'wrn-600004-1' is deeper than 1000 layers"),
