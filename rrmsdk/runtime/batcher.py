@@ -24,9 +24,15 @@ QUICK = 0.003
 
 @runtime_checkable
 class Network(Protocol):
-    """What a batch is given to."""
+    """What a batch is given to.
+
+    predict: the logits [B, classes], in the batcher's thread.
+    seen: what it predicted, in the event loop, while the thread has the next batch already.
+    """
 
     def predict(self, pixels: np.ndarray) -> np.ndarray: ...
+
+    def seen(self, pixels: np.ndarray, logits: np.ndarray) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -172,12 +178,13 @@ class Batcher:
         """Seconds that it took."""
         began = time.monotonic()
         try:
-            found = _run(batch[0].network, [one.pixels for one in batch])
+            pixels = _together([one.pixels for one in batch])
+            logits = batch[0].network.predict(pixels)
         except Exception as exc:  # of the network: those who wait for it are told
             self._loop.call_soon_threadsafe(_fail, batch, exc)
             return 0.0
         took = time.monotonic() - began
-        self._loop.call_soon_threadsafe(_deliver, batch, found, began, took)
+        self._loop.call_soon_threadsafe(_deliver, batch, pixels, logits, began, took)
         return took
 
     def _take(self, at_once: bool) -> list[_Waiting]:
@@ -221,16 +228,10 @@ def _give_way() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def _run(network: Network, parts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int], list[float]]:
-    """In the thread: logits, classes and margins of all parts."""
-    pixels = parts[0] if len(parts) == 1 else _together(parts)
-    logits = network.predict(pixels)
-    probabilities = softmax(logits)
-    return logits, probabilities.argmax(axis=1).tolist(), margins(probabilities).tolist()
-
-
 def _together(parts: Sequence[np.ndarray]) -> np.ndarray:
     """As `np.concatenate`, which lets go of Python's lock for each part and may wait for it as often."""
+    if len(parts) == 1:
+        return parts[0]
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
     if len(kinds) > 1:
         raise ValueError(f"images of more than one kind in a batch: {kinds}")
@@ -238,11 +239,10 @@ def _together(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.frombuffer(joined, parts[0].dtype).reshape(-1, *parts[0].shape[1:])
 
 
-def _deliver(
-    batch: Sequence[_Waiting], found: tuple[np.ndarray, list[int], list[float]], began: float, took: float
-) -> None:
+def _deliver(batch: Sequence[_Waiting], pixels: np.ndarray, logits: np.ndarray, began: float, took: float) -> None:
     """In the event loop."""
-    logits, classes, sure = found
+    probabilities = softmax(logits)
+    classes, sure = probabilities.argmax(axis=1).tolist(), margins(probabilities).tolist()
     at, leads = 0, True
     for one in batch:
         own, at = slice(at, at + len(one.pixels)), at + len(one.pixels)
@@ -250,6 +250,7 @@ def _deliver(
             waited = began - one.since
             one.answer.set_result(Answer(logits[own], classes[own], sure[own], len(logits), leads, waited, took))
             leads = False
+    batch[0].network.seen(pixels, logits)
 
 
 def _fail(batch: Sequence[_Waiting], exc: Exception) -> None:

@@ -88,7 +88,7 @@ class Served:
         return self.bundle.card.data.labels
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
-        """Logits [B, classes] of checked pixels, counted.
+        """Logits [B, classes] of checked pixels.
 
         Raises:
             ExportError: they are not finite, or the runtime failed.
@@ -96,9 +96,12 @@ class Served:
         logits = self.session.run(pixels)
         if not np.isfinite(logits).all():
             raise ExportError(f"version {self.version} gives logits that are NaN or infinite")
+        return logits
+
+    def seen(self, pixels: np.ndarray, logits: np.ndarray) -> None:
+        """Count what it predicted."""
         if self.windows is not None:
             self.windows.add(pixels, logits)
-        return logits
 
 
 def warn_of(served: Served) -> None:

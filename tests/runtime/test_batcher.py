@@ -28,18 +28,33 @@ def session(written: Callable[..., Path]) -> Session:
 
 @dataclass(eq=False)
 class Gated:
-    """A real session that runs when the test lets it, and tells how many images each batch had."""
+    """A real session that runs when the test lets it, and tells how many images each batch had.
+
+    counted: pixels and logits of what it predicted.
+    """
 
     session: Session
     started: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
     batches: list[int] = field(default_factory=list)
+    counted: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         self.batches.append(len(pixels))
         self.started.set()
         assert self.go.wait(30)
         return self.session.predict(pixels)
+
+    def seen(self, pixels: np.ndarray, logits: np.ndarray) -> None:
+        assert asyncio.get_running_loop()
+        self.counted.append((pixels, logits))
+
+
+def free(session: Session) -> Gated:
+    """One that runs at once."""
+    network = Gated(session)
+    network.go.set()
+    return network
 
 
 def some_pixels(images: int, seed: int = 0) -> np.ndarray:
@@ -65,7 +80,7 @@ async def running(batcher: Batcher, network: Gated) -> asyncio.Task[Answer]:
 def test_each_request_gets_the_logits_of_its_own_images(session: Session) -> None:
     async def run() -> list[Answer]:
         async with Batcher() as batcher:
-            return await asyncio.gather(*await waiting(batcher, session, [1, 3, 2, 5]))
+            return await asyncio.gather(*await waiting(batcher, free(session), [1, 3, 2, 5]))
 
     for seed, (size, answer) in enumerate(zip([1, 3, 2, 5], asyncio.run(run()), strict=True)):
         np.testing.assert_array_equal(answer.logits, session.predict(some_pixels(size, seed)))
@@ -84,10 +99,27 @@ def test_what_came_while_the_network_was_busy_runs_together(session: Session) ->
     assert asyncio.run(run()).batches == [1, 7]
 
 
+def test_the_network_is_told_what_it_predicted(session: Session) -> None:
+    async def run() -> Gated:
+        network = Gated(session)
+        async with Batcher() as batcher:
+            first = await running(batcher, network)
+            leaves, stays = await waiting(batcher, network, [2, 3])
+            leaves.cancel()
+            network.go.set()
+            await asyncio.gather(first, stays)
+        return network
+
+    counted = asyncio.run(run()).counted
+    assert [len(pixels) for pixels, _ in counted] == [1, 3]
+    for pixels, logits in counted:
+        np.testing.assert_array_equal(logits, session.predict(pixels))
+
+
 def test_what_is_read_in_one_turn_of_the_loop_runs_together(session: Session) -> None:
     async def run() -> list[Answer]:
         async with Batcher() as batcher:
-            return await asyncio.gather(*await waiting(batcher, session, [1, 3, 2, 5]))
+            return await asyncio.gather(*await waiting(batcher, free(session), [1, 3, 2, 5]))
 
     assert [answer.batch for answer in asyncio.run(run())] == [11] * 4
 
@@ -110,7 +142,7 @@ def test_a_slow_network_takes_what_waits_though_the_loop_is_busy(session: Sessio
 def test_a_lone_request_does_not_wait_for_others(session: Session) -> None:
     async def run() -> Answer:
         async with Batcher() as batcher:
-            return await batcher.submit(session, some_pixels(1), 30)
+            return await batcher.submit(free(session), some_pixels(1), 30)
 
     answer = asyncio.run(run())
     assert (answer.batch, answer.leads) == (1, True)
@@ -160,7 +192,7 @@ def test_a_batch_is_of_one_network_whatever_is_swapped_meanwhile(session: Sessio
 def test_one_whole_batch_may_wait_however_short_the_queue(session: Session) -> None:
     async def run() -> Answer:
         async with Batcher(max_batch=4, max_queue=2) as batcher:
-            return await batcher.submit(session, some_pixels(4), 30)
+            return await batcher.submit(free(session), some_pixels(4), 30)
 
     assert asyncio.run(run()).batch == 4
 
@@ -169,9 +201,9 @@ def test_what_no_batch_can_hold_is_refused_and_others_are_answered(session: Sess
     async def go() -> None:
         async with Batcher(max_batch=4) as batcher:
             with pytest.raises(Refused, match="5 images in a request; at most 4") as caught:
-                await batcher.submit(session, some_pixels(5), 30.0)
+                await batcher.submit(free(session), some_pixels(5), 30.0)
             assert caught.value.status == 400
-            assert len((await batcher.submit(session, some_pixels(4), 30.0)).logits) == 4
+            assert len((await batcher.submit(free(session), some_pixels(4), 30.0)).logits) == 4
 
     asyncio.run(go())
 
@@ -258,8 +290,8 @@ def test_what_the_network_raises_reaches_who_waits_and_the_next_batch_runs(sessi
     async def run() -> Answer:
         async with Batcher() as batcher:
             with pytest.raises(DataError, match="NaN"):
-                await batcher.submit(session, np.full((1, 2, 4, 4), np.nan, np.float32), 30)
-            return await batcher.submit(session, some_pixels(1), 30)
+                await batcher.submit(free(session), np.full((1, 2, 4, 4), np.nan, np.float32), 30)
+            return await batcher.submit(free(session), some_pixels(1), 30)
 
     assert asyncio.run(run()).batch == 1
 
@@ -287,6 +319,9 @@ class Ends:
     def predict(self, pixels: np.ndarray) -> np.ndarray:
         raise SystemExit
 
+    def seen(self, pixels: np.ndarray, logits: np.ndarray) -> None:
+        raise AssertionError("it predicted nothing")
+
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_died_keeps_nobody_waiting(session: Session) -> None:
@@ -295,7 +330,7 @@ def test_a_thread_that_died_keeps_nobody_waiting(session: Session) -> None:
             with pytest.raises(Refused) as first:
                 await batcher.submit(Ends(), some_pixels(1), 0.2)
             with pytest.raises(Refused) as second:
-                await batcher.submit(session, some_pixels(1), 30)
+                await batcher.submit(free(session), some_pixels(1), 30)
             return first.value, second.value, batcher.running
 
     first, second, running = asyncio.run(run())
@@ -310,7 +345,7 @@ def test_a_thread_that_may_not_give_way_works_all_the_same(session: Session, mon
 
     async def run() -> Answer:
         async with Batcher(low=True) as batcher:
-            return await batcher.submit(session, some_pixels(1), 30)
+            return await batcher.submit(free(session), some_pixels(1), 30)
 
     assert asyncio.run(run()).batch == 1
 

@@ -164,8 +164,9 @@ def test_the_drift_of_bytes_is_that_of_the_same_pixels(tmp_path: Path) -> None:
     dark, drifts = some_bytes() // 4, []
     for opening in (BYTES, replace(BYTES, input="float")):
         served = open_served(bundle.path, None, opening)
+        pixels = served.session.from_bytes(dark)
         for _ in range(14):
-            served.predict(served.session.from_bytes(dark))
+            served.seen(pixels, served.predict(pixels))
         assert served.windows is not None
         assert served.windows.last is not None
         drifts.append(served.windows.last.drift)
