@@ -24,7 +24,7 @@ from scipy.stats import beta
 
 from rrmsdk import files
 from rrmsdk.verification import anytime
-from rrmsdk.verification.provenance import result_file
+from rrmsdk.verification.provenance import command_line, result_file
 
 CONFIDENCE = 0.99
 FLOORS = {0.45: (0.25, 0.40, 0.44, "floor - 1/N", 0.45, 0.46, 0.50, 0.65), 0.80: (0.75, "floor - 1/N", 0.80, 0.85)}
@@ -59,8 +59,7 @@ def main() -> None:
         for at_least, truths in FLOORS.items():
             rows += _floor(of, at_least, truths, args.runs, rng)
     path = result_file(args.out, "anytime", torch.device("cpu"))
-    command = f"python {' '.join(sys.argv)}"
-    text = report(rows, CONFIDENCE, _widths(args.images), _seconds(args.images), args.seed, command)
+    text = report(rows, CONFIDENCE, _widths(args.images), _seconds(args.images), args.seed, command_line())
     files.write_text(path, text)
     print(text)
     print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)

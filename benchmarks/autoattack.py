@@ -33,7 +33,7 @@ from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.attacking import Found, run
 from rrmsdk.verification.judge import judging, misled
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 NAMES = ("apgd-ce", "apgd-t", "fab-t", "square")
 OFFICIAL = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -184,7 +184,6 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         "fast", "above AutoAttack, points", "of its CPU time",
     )  # fmt: skip
     told = ", ".join(f"{name} {version}" for name, version in versions().items())
-    command = " ".join(["python -m benchmarks.autoattack", *sys.argv[1:]])
     return "\n".join([
         f"# AutoAttack standard, ours beside the authors' code: {args.theme}", "",
         "The same images, seed and threads, one run each in one process, in turn. `fast` is APGD-CE, then targeted",
@@ -193,7 +192,7 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         *([args.note] if args.note else []), "",
         "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(_line(row) for row in rows), "",
         f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.",
-        "", f"Command: `{command}`", "",
+        "", f"Command: `{command_line()}`", "",
     ])  # fmt: skip
 
 

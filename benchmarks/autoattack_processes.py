@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from rrmsdk import data as rooms
 from rrmsdk import files
 from rrmsdk.attacks.autoattack import autoattack
 from rrmsdk.opening import data_of
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 Outcomes = tuple[float, str]  # seconds, and a letter for each image
 
@@ -99,7 +98,7 @@ def _table(rows: list[str], args: argparse.Namespace) -> str:
         *([args.note] if args.note else []), "",
         "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *rows, "",
         f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.", "",
-        f"Command: `python -m benchmarks.autoattack_processes {' '.join(sys.argv[1:])}`", "",
+        f"Command: `{command_line()}`", "",
     ])  # fmt: skip
 
 

@@ -12,9 +12,7 @@ challenges each other one.
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import permutations
@@ -35,7 +33,7 @@ from rrmsdk.schema.decision import Judged
 from rrmsdk.schema.job import Gate
 from rrmsdk.schema.recipe import DataSpec
 from rrmsdk.verification.patches import patched
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 SHARE, TARGET = 0.1, 0
 THREAT = {"norm": "linf", "eps": "1/10"}
@@ -189,7 +187,7 @@ What `patch_margin` = {PATCHED.patch_margin:g} is held against, the gain of the 
 Students of poisoned teachers beside those of clean ones: {found}.
 Students of clean teachers beside each other, {len(among)} pairs: {spread(among)}, {above} of them above.
 
-Command: `python -m benchmarks.backdoor {shlex.join(sys.argv[1:])}`
+Command: `{command_line()}`
 """
 
 

@@ -54,7 +54,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _table(name: str, corrupted: Corruptions, certified: list[Certified]) -> str:
-    from rrmsdk.verification.provenance import hardware
+    from rrmsdk.verification.provenance import command_line, hardware
 
     threads = os.environ.get("OMP_NUM_THREADS")
     lines = [
@@ -66,7 +66,7 @@ def _table(name: str, corrupted: Corruptions, certified: list[Certified]) -> str
         f"fingerprint {corrupted.data.fingerprint}. Weights: sha256 {corrupted.weights_sha256}.",
         f"Hardware: {hardware(_device())}.",
         f"Versions: {', '.join(f'{package} {number}' for package, number in corrupted.versions.items())}.",
-        f"Command: `{f'OMP_NUM_THREADS={threads} ' if threads else ''}python {' '.join(sys.argv)}`.",
+        f"Command: `{f'OMP_NUM_THREADS={threads} ' if threads else ''}{command_line()}`.",
         "",
     ]
     return "\n".join(lines)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,7 +37,7 @@ from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import curve as curves
 from rrmsdk.verification.attacking import attack_all, stand
 from rrmsdk.verification.judge import judging
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 from rrmsdk.verification.sequences import chosen
 
 Robust = Bool[Tensor, "R N"]  # radius, image
@@ -162,8 +161,7 @@ def _text(cases: list[Case], args: argparse.Namespace) -> str:
         "",
         f"Hardware: {hardware(torch.device('cpu'))}.",
         f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-        f"Command: `{f'OMP_NUM_THREADS={threads} ' if threads else ''}python -m benchmarks.curve "
-        f"{' '.join(sys.argv[1:])}`.",
+        f"Command: `{f'OMP_NUM_THREADS={threads} ' if threads else ''}{command_line()}`.",
         "",
     ]
     return "\n".join(lines)

@@ -8,9 +8,7 @@ Example: python -m benchmarks.export hub:digits-cnn-linf hub:resnet14-linf --out
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.parity import ExportParity
-from rrmsdk.verification.provenance import hardware, result_file, version, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, version, versions
 
 LEAST = 0.1  # seconds that fp32 works in one round: less would measure who else has the processor
 VARIANTS = (("fp32", "cpu"), ("fp16", "cpu"), ("int8", "cpu"), ("int8", "tensorrt"))
@@ -112,7 +110,7 @@ under what was found on the network, noise and Square on itself. `int8 tensorrt`
 the CPU all the same.
 
 {parts}
-Command: `python -m benchmarks.export {shlex.join(sys.argv[1:])}`
+Command: `{command_line()}`
 """
 
 

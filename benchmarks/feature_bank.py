@@ -29,7 +29,7 @@ from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.training import Training, bank, prepare, steps
 from rrmsdk.training.loop import autocast, draw
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 TARGET = 0.97  # of natural training's speed
 WARM = "rrm, warm bank"
@@ -161,7 +161,7 @@ def _table(
             "",
             f"Hardware: {hardware(device)}, {platform.system()}.",
             f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-            f"Command: `python {' '.join(sys.argv)}`.",
+            f"Command: `{command_line()}`.",
             f"Batch {args.batch}, {args.precision}, compile {args.compile}, seed 0; {args.rounds} interleaved rounds "
             f"of {args.steps} steps after one of warm-up; teacher {args.teacher} x{args.teacher_width:g}.",
             "Ratios are taken inside a round; the machine is shared, so images/s of two runs do not compare.",

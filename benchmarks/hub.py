@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from rrmsdk import files
 from rrmsdk.hub import fetch, index
 from rrmsdk.schema.ref import Ref
 from rrmsdk.stamps import FOLDER, SETTLED
-from rrmsdk.verification.provenance import hardware, result_file, version, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, version, versions
 
 sys.path.append(str(ROOT))  # the Hub and the bundles of the tests
 from tests.bundles import make_large
@@ -228,7 +227,7 @@ From the interpreter's start to its end. Promised: at most {IMPORT_SECONDS} s mo
 | `import pydantic, numpy` | {_s(base, "wall")} | {_s(base, "cpu")} |
 | **difference** | **{_range(more)}** | {_range(more_cpu)} |
 
-Command: `python {shlex.join(sys.argv)}`
+Command: `{command_line()}`
 """
 
 

@@ -32,7 +32,7 @@ from benchmarks.loop_arrivals import arrive, poison, tampered, testing
 from benchmarks.loop_client import Asking, asking
 from rrmsdk import files
 from rrmsdk.schema.bundle import CARD, ONNX, PARITY
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 TEACHER = ROOT / "zoo" / "embedded" / "digits-cnn-linf"
 REPO, TAG, TEACHERS = "acme/digits", "champion", "acme/teacher"
@@ -156,7 +156,7 @@ def write(folder: Path, place: Place, note: str) -> None:
     cpu = torch.device("cpu")
     known = ", ".join(f"{name} {version}" for name, version in versions().items())
     spent = f"{time.monotonic() - place.began:.0f} s, of five minutes that it may take"
-    how = f"{hardware(cpu)}; {known}. {note} {spent}. Command: `python -m benchmarks.loop {' '.join(sys.argv[1:])}`"
+    how = f"{hardware(cpu)}; {known}. {note} {spent}. Command: `{command_line()}`"
     text = "\n".join(["# The whole loop on digits", "", "```", *place.said, "```", "", how, ""])
     files.write_text(result_file(folder, "loop", cpu), text)
 

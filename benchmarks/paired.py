@@ -21,7 +21,7 @@ from scipy.stats import beta
 
 from rrmsdk import files
 from rrmsdk.verification import anytime, paired
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 CONFIDENCE, MARGIN, ROBUST = 0.95, 0.003, 0.5  # the job's defaults; and the champion's robust accuracy
 # Share of images on which the two differ, and by how much the challenger is worse.
@@ -143,7 +143,7 @@ Shares are of all N images; 100 %: judged to the end.
 {chr(10).join(_row(one) for one in rows)}
 
 Hardware: {hardware(torch.device("cpu"))}. Versions: {known}. Seed {seed}.
-Command: `python -m benchmarks.paired {" ".join(sys.argv[1:])}`.
+Command: `{command_line()}`.
 """
 
 

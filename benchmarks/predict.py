@@ -33,7 +33,7 @@ from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.prediction import Calibration, MeasuredPair, Signals
 from rrmsdk.schema.recipe import TrainSpec, VerifySpec
 from rrmsdk.schema.threat import ThreatModel
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 DATA = {"name": "digits", "validation": 0.1}
 THREAT = "1/10"
@@ -178,7 +178,7 @@ def _calibration(found: list[Outcome], seeds: int) -> Calibration:
         pairs=tuple(MeasuredPair(teacher=o.teacher, student=o.student, signals=o.signals, robust=o.validation)
                     for o in found),
         hardware=hardware(torch.device("cpu")), versions=versions(), seeds=tuple(range(seeds)), probe_seed=PROBE_SEED,
-        command=f"python {' '.join(sys.argv)}", date=datetime.now(UTC).date().isoformat(),
+        command=command_line(), date=datetime.now(UTC).date().isoformat(),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ OMP_NUM_THREADS=1 python benchmarks/retrain.py promotions --out benchmarks/resul
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from retrain_engine import idle, journal, takeover, ticks
 from retrain_promotions import promotions
 
 from rrmsdk import files
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "promotions": promotions, "takeover": takeover, "ticks": ticks, "idle": idle, "journal": journal,
@@ -30,7 +29,7 @@ def main() -> None:
     known = ", ".join(f"{name} {version}" for name, version in versions().items())
     text += (
         f"\n{hardware(torch.device('cpu'))}; {known}. Seed {args.seed}. {args.note}{' ' if args.note else ''}"
-        f"{time.perf_counter() - began:.0f} s. Command: `python {' '.join(sys.argv)}`\n"
+        f"{time.perf_counter() - began:.0f} s. Command: `{command_line()}`\n"
     )
     files.write_text(result_file(args.out, f"retrain-{args.part}", torch.device("cpu")), text)
     print(text)

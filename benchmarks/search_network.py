@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import rrmsdk
 from rrmsdk import files
 from rrmsdk.attacks.searching import searched
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 
 def main() -> None:
@@ -105,7 +104,7 @@ def _table(rows: list[str], args: argparse.Namespace) -> str:
         f"{args.batch}. GFLOP/s of the forward pass, of the plain network and of the others by their ratio.", "",
         "| model | network | forward | forward and gradient | GFLOP/s |", "| --- | --- | --- | --- | --- |", *rows, "",
         f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}.", "",
-        f"Command: `{' '.join(['python -m benchmarks.search_network', *sys.argv[1:]])}`", "",
+        f"Command: `{command_line()}`", "",
     ])  # fmt: skip
 
 

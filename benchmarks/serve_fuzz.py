@@ -15,7 +15,6 @@ import io
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -263,7 +262,7 @@ def _message(service: Any) -> Fuzzed:
 
 
 def report(args: argparse.Namespace, pages: Sequence[Page], bodies: Sequence[Target]) -> str:
-    from rrmsdk.verification.provenance import hardware, version, versions
+    from rrmsdk.verification.provenance import command_line, hardware, version, versions
 
     known = ", ".join(f"{name} {said}" for name, said in versions().items())
     more = ("onnxruntime", "starlette", "uvicorn", "grpcio", "protobuf", "pillow", "schemathesis", "atheris")
@@ -300,7 +299,7 @@ taken has to be pixels in [0, 1] of the right shape; each that is not, a refusal
 | --- | --- | --- | --- | --- |
 {rows}
 {said}
-Command: `python {shlex.join(sys.argv)}`
+Command: `{command_line()}`
 """
 
 

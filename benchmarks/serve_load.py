@@ -12,10 +12,8 @@ import asyncio
 import gzip
 import json
 import resource
-import shlex
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -44,7 +42,7 @@ from benchmarks.serve_client import (
 )  # fmt: skip
 from rrmsdk import files
 from rrmsdk.runtime.session import Session, open_session
-from rrmsdk.verification.provenance import hardware, result_file, version, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, version, versions
 
 SWAPS = 60
 MANY = 10_000  # connections of a client that keeps them open
@@ -290,7 +288,7 @@ Clients that go where `Connection: close` sends them: {len(stopped.latencies)} r
 | --- | --- | --- | --- |
 {bad}
 
-Command: `python {shlex.join(sys.argv)}`
+Command: `{command_line()}`
 """
 
 

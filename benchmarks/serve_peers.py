@@ -35,7 +35,7 @@ from benchmarks.serve_client import CLIENTS, ROOT, Load, alone, binary, made, pl
 from rrmsdk import files
 from rrmsdk.runtime.session import Session, open_session
 from rrmsdk.schema.bundle import Bundle
-from rrmsdk.verification.provenance import hardware, result_file, version, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, version, versions
 
 PEERS = ROOT / "benchmarks" / "peers"
 READY = 90.0  # seconds that a server may take to answer for the first time
@@ -247,7 +247,7 @@ Servers and clients share the machine's cores. Median (least to greatest) of {ar
 of all processes of a server.
 
 {chr(10).join(tables)}
-Command: `python -m benchmarks.serve_peers {shlex.join(sys.argv[1:])}`
+Command: `{command_line()}`
 """
 
 

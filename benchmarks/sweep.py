@@ -68,7 +68,7 @@ def _sweep(args: argparse.Namespace, seed: int) -> Sweep:
 
 
 def _table(sweeps: list[Sweep], args: argparse.Namespace) -> str:
-    from rrmsdk.verification.provenance import hardware, versions
+    from rrmsdk.verification.provenance import command_line, hardware, versions
 
     screened = sweeps[0].best.screened
     assert screened is not None  # or it were not the best
@@ -91,14 +91,13 @@ def _table(sweeps: list[Sweep], args: argparse.Namespace) -> str:
         lines.append(f"| {' | '.join(row)} |")
     lines += ["", f"The best two by {args.by} on validation, on the test split, which had no part in the choice:", ""]
     lines += [f"- seed {swept.recipe.seed}: {'; '.join(_reported(swept, args))}" for swept in sweeps]
-    command = " ".join(f"'{word}'" if " " in word else word for word in sys.argv)
     tail = [
         "",
         "Robust accuracy is an upper bound found by attacking. Intervals are Wilson's, 95 %.",
         "",
         f"Hardware: {hardware(_device())}, {args.jobs} processes at a time.",
         f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-        f"Command: `python {command}`.",
+        f"Command: `{command_line()}`.",
         "",
     ]
     return "\n".join([*lines, *tail])

@@ -30,7 +30,7 @@ from rrmsdk.schema.recipe import TrainSpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.training import Training, prepare, steps
 from rrmsdk.training.loop import autocast, draw
-from rrmsdk.verification.provenance import hardware, result_file, versions
+from rrmsdk.verification.provenance import command_line, hardware, result_file, versions
 
 TARGET = 0.90
 PASSES = {
@@ -192,7 +192,7 @@ def _table(seconds: dict[str, list[float]], args: argparse.Namespace, device: to
             "",
             f"Hardware: {hardware(device)}, {platform.system()}.",
             f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-            f"Command: `python {' '.join(sys.argv)}`.",
+            f"Command: `{command_line()}`.",
             f"Batch {args.batch}, {args.precision}, compile {args.compile}, seed 0; {args.rounds} interleaved rounds "
             f"of {args.steps} steps after one of warm-up; student x{args.student_width:g}, teacher {args.teacher} "
             f"x{args.teacher_width:g}.",

@@ -112,7 +112,7 @@ def _run(args: argparse.Namespace, student: str, seed: int, method: str) -> Run:
 
 def _table(runs: list[Run], args: argparse.Namespace) -> str:
     import rrmsdk
-    from rrmsdk.verification.provenance import hardware, versions
+    from rrmsdk.verification.provenance import command_line, hardware, versions
 
     teacher = rrmsdk.pull(args.teacher).card
     count = f"first {args.images}" if args.images else "all"
@@ -134,7 +134,6 @@ def _table(runs: list[Run], args: argparse.Namespace) -> str:
             lines.append(f"| {student} | {method} | {' | '.join(figures)} | {_spread([r.seconds for r in of], 0)} |")
         by_seed = zip(found["natural"], found["rrm"], strict=True)
         gains.append(f"{student} {', '.join(f'{100 * (b.robust - a.robust):+.1f}' for a, b in by_seed)}")
-    command = " ".join(f"'{word}'" if " " in word else word for word in sys.argv)
     tail = [
         "",
         f"Gain in robust accuracy, points, by seed: {'; '.join(gains)}.",
@@ -142,7 +141,7 @@ def _table(runs: list[Run], args: argparse.Namespace) -> str:
         "",
         f"Hardware: {hardware(_device())}, {args.jobs} processes at a time.",
         f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-        f"Command: `python {command}`.",
+        f"Command: `{command_line()}`.",
         "",
     ]
     return "\n".join([*lines, *tail])

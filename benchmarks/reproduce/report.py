@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,12 +174,12 @@ def _claims(table: Table, found: list[Found], scale: Scale) -> list[str]:
 def _origin(jobs: int) -> list[str]:
     import torch
 
-    from rrmsdk.verification.provenance import hardware, versions
+    from rrmsdk.verification.provenance import command_line, hardware, versions
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [
         f"Hardware: {hardware(device)}, {jobs} processes at a time.",
         f"Versions: {', '.join(f'{name} {number}' for name, number in versions().items())}.",
-        f"Command: `python -m benchmarks.reproduce {shlex.join(sys.argv[1:])}`.",
+        f"Command: `{command_line()}`.",
         "",
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import shlex
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +43,13 @@ def result_file(folder: Path, theme: str, device: torch.device) -> Path:
     """Where a benchmark's result goes: THEME_HARDWARE_DATE.md."""
     name = re.sub(r"[^a-z0-9]+", "-", hardware(device).lower().replace("(r)", "")).strip("-")
     return folder / f"{theme}_{name}_{datetime.now(UTC).date()}.md"
+
+
+def command_line() -> str:
+    """What started this program, to be typed again in the same folder: `python -m benchmarks.curve --out results`."""
+    module = sys.modules["__main__"].__spec__
+    program = ["-m", module.name.removesuffix(".__main__")] if module else [os.path.relpath(sys.argv[0])]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def _processor() -> str:
