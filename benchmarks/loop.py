@@ -200,7 +200,7 @@ def better(place: Place, client: Asking, first: str) -> str:
 def poisoned(place: Place, client: Asking, second: str) -> None:
     """The teacher's repository gets one that was trained on shuffled labels; what it teaches is kept out."""
     poison(place.folder)
-    place.rrmsdk("train", "poison.toml", "--no-attack", "--out", "poisoned", "--quiet")
+    place.rrmsdk("train", "poison.toml", "--attack", "none", "--out", "poisoned", "--quiet")
     place.rrmsdk("push", "poisoned", TEACHERS)
     place.say(f"a teacher that was trained on shuffled labels is pushed to {TEACHERS}")
     run = ticked(place, "teacher")

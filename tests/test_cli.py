@@ -205,3 +205,23 @@ def test_teachers_given_twice_are_an_ensemble(tmp_path):
     fields = ["-m", "akd", "-s", "method.inner.steps=1", "-s", "train.epochs=0.05", "-s", "student.width_mult=0.25"]
     done = _rrmsdk(*asked, *fields, "-s", "train.batch=64", "--attack", "none", "-o", str(tmp_path / "run"), "--json")
     assert len(json.loads(done.stdout)["card"]["teachers"]) == 2
+
+
+@pytest.mark.slow
+def test_what_is_typed_as_the_attack_judges_a_recipe(tmp_path):
+    recipe = tmp_path / "teacher.toml"
+    recipe.write_text("""
+student = { arch = "cnn", width_mult = 0.25 }
+data = { name = "digits" }
+threat = { eps = "1/10" }
+method = { name = "natural" }
+train = { epochs = 0.05, batch = 64 }
+verify = { attack = "autoattack", images = 20 }
+""")
+    told = {}
+    for attack in ("none", "pgd", "pdg"):
+        done = _rrmsdk("train", str(recipe), "--attack", attack, "--out", str(tmp_path / "run"), "--json")
+        told[attack] = done.stderr if done.returncode else json.loads(done.stdout)["report"]
+    assert told["none"] is None
+    assert ([one["name"] for one in told["pgd"]["attacks"]], told["pgd"]["images"]) == (["pgd"], 20)
+    assert "Did you mean 'pgd'" in told["pdg"]

@@ -75,7 +75,10 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe: TOML, e.g. zoo/resnet14-linf.toml.")],
     data: RecipeData = None,
     out: Out = None,
-    attack: Annotated[bool, typer.Option("--attack/--no-attack", help="Judge the result as the recipe says.")] = True,
+    attack: Annotated[
+        str | None,
+        typer.Option("--attack", "-a", help="As of `rrmsdk transfer`; none: do not judge. Default: as in the recipe."),
+    ] = None,
     devices: Devices = 1,
     set_: Set = None,
     quiet: Quiet = False,
@@ -83,7 +86,10 @@ def train(
 ) -> None:
     """Run a RECIPE: an adversarially trained teacher, a natural network, or a transfer."""
     fields = recipe_fields(recipe, data, set_)
-    show(rrmsdk.train(fields, out=out, attack=attack, devices=devices, quiet=quiet or as_json), as_json)
+    if attack not in (None, "none"):
+        fields["verify"] = fields.get("verify", {}) | {"attack": attack}
+    bundle = rrmsdk.train(fields, out=out, attack=attack != "none", devices=devices, quiet=quiet or as_json)
+    show(bundle, as_json)
 
 
 @app.command()
