@@ -68,7 +68,7 @@ def trained(method: str, work: Path) -> str:
 
 
 def _kept(args: argparse.Namespace, ref: str, threat: ThreatModel) -> dict[str, Any]:
-    name = f"{ref}-{threat}-{args.images}".replace("/", "_").replace(":", "_")
+    name = f"{ref}-{threat}-{args.images}-{args.search}".replace("/", "_").replace(":", "_")
     path = args.work / f"{name}.json"
     if path.is_file():
         return json.loads(path.read_text())
@@ -82,8 +82,8 @@ def _measured(ref: str, threat: ThreatModel, args: argparse.Namespace) -> dict[s
     place = trained(ref.removeprefix("digits:"), args.work) if ref.startswith("digits:") else ref
     network = rrmsdk.load(place)
     split = _images(args.data, args.images)
-    ours = _timed(lambda: attacked(network, split, threat, autoattack(threat, classes=10, seed=0), args.batch))
-    cheap = _timed(lambda: attacked(network, split, threat, fast(threat, classes=10, seed=0), args.batch))
+    ours = _timed(lambda: attacked(network, split, threat, autoattack(threat, classes=10, seed=0), args))
+    cheap = _timed(lambda: attacked(network, split, threat, fast(threat, classes=10, seed=0), args))
     theirs = _timed(lambda: attacked_by_reference(network, split, threat, args.batch, seed=0))
     again = attacked_by_reference(network, split, threat, args.batch, args.again) if args.again is not None else None
     (found, wall, cpu), (_found, fast_wall, fast_cpu), (outcomes, their_wall, their_cpu) = ours, cheap, theirs
@@ -113,9 +113,9 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return call(), time.perf_counter() - wall, time.process_time() - cpu
 
 
-def attacked(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, batch: int) -> Found:
+def attacked(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, args: argparse.Namespace) -> Found:
     with judging(network, 0):
-        return run(network, split, threat, attacks, batch)
+        return run(network, split, threat, attacks, args.batch, search=args.search)
 
 
 def attacked_by_reference(network: nn.Module, split: Split, threat: ThreatModel, batch: int, seed: int) -> str:
@@ -189,6 +189,7 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         "The same images, seed and threads, one run each in one process, in turn. `fast` is APGD-CE, then targeted",
         "APGD in half as many steps; it is not AutoAttack. Robust accuracy is an upper bound found by attacking.",
         *([f"The authors' code ran twice, the second time with seed {args.again}."] if args.again is not None else []),
+        *(["Ours looks in bf16, and judges in fp32; the authors' code does both in fp32."] * (args.search == "bf16")),
         *([args.note] if args.note else []), "",
         "| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *(_line(row) for row in rows), "",
         f"Hardware: {hardware(torch.device('cpu'))}. Versions: {told}. Batch {args.batch}. Seed 0.",
@@ -205,6 +206,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--search", choices=("fp32", "bf16"), default="fp32", help="the precision of our attacks")
     parser.add_argument("--again", type=int, help="also the authors' code with this seed")
     parser.add_argument("--note", default="", help="a sentence for the result file")
     parser.add_argument("--work", type=Path, default=Path("runs/autoattack"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 from torch.fx.experimental import optimization
 
 from rrmsdk.attacks.geometry import Images
-from rrmsdk.errors import DataError
+from rrmsdk.errors import DataError, MismatchError
 
 LANE = 4  # rows; in a multiple of it a row gets the same bits whatever the others and the threads are (seen on a CPU)
-_SAME = 1e-3  # largest difference of logits, relative to the largest one, that folding may make
+# Largest difference of logits, relative to the largest one, that folding may make, and that bf16 may: with its 8 bits
+# it is about 0.005 in networks of some 20 layers.
+_SAME, _NEAR = 1e-3, 5e-2
+
+Precision = Literal["fp32", "bf16"]
 
 PerRow = Float[Tensor, " B"]
 Objective = Callable[[Tensor], Tensor]
@@ -102,18 +107,48 @@ class Searched:
         return _finite(logits / self.passes), values / self.passes, grad / self.passes
 
 
-def searched(model: nn.Module, x: Images, *, passes: int = 1) -> Searched:
+class InBf16(nn.Module):
+    """The network in bf16, but for its last linear layer: logits of 8 bits would hide how an attack gets on."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        last = [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1:]
+        for linear in last:
+            linear.forward = partial(_linear_in_fp32, linear)  # type: ignore[method-assign]
+
+    def forward(self, x: Images) -> Float[Tensor, "B K"]:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.network(x).float()
+
+
+def _linear_in_fp32(linear: nn.Linear, features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return nn.functional.linear(features.float(), linear.weight, linear.bias)
+
+
+def searched(model: nn.Module, x: Images, *, passes: int = 1, precision: Precision = "fp32") -> Searched:
     """`model` for attacks: batch normalisation folded into convolutions and memory laid out for them, where that works.
 
     Folding needs torch.fx to trace the model; what cannot be traced, or differs afterwards, is searched as it is.
 
     Args:
         x: a few images to compare the two on.
+        precision: of the search; whatever is found is judged in fp32.
+
+    Raises:
+        MismatchError: in bf16 the network is another one.
     """
     folded = _folded(model)
-    if folded is None or passes > 1 or not _agree(model, folded, x):
-        return Searched(model, passes)
-    return Searched(folded.to(memory_format=torch.channels_last), passes)  # type: ignore[call-overload]
+    if folded is None or passes > 1 or not _agree(model, folded, x, _SAME):
+        network = model
+    else:
+        network = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if precision == "bf16":
+        network = InBf16(network).eval()
+        if not _agree(model, network, x, _NEAR):
+            raise MismatchError("this network gives other logits in bf16, or none. Search in fp32")
+    return Searched(network, passes)
 
 
 def _folded(model: nn.Module) -> nn.Module | None:
@@ -124,15 +159,15 @@ def _folded(model: nn.Module) -> nn.Module | None:
         return None
 
 
-def _agree(model: nn.Module, folded: nn.Module, x: Images) -> bool:
+def _agree(model: nn.Module, other: nn.Module, x: Images, most: float) -> bool:
     with torch.no_grad():
         wanted = model(x)
         try:
-            given = folded(x)
+            given = other(x)
         except Exception:  # a traced graph may have fixed a size that this batch does not have
             return False
     return given.shape == wanted.shape and bool(
-        ((given - wanted).abs().max() <= _SAME * wanted.abs().max().clamp_min(1e-12)).item()
+        ((given - wanted).abs().max() <= most * wanted.abs().max().clamp_min(1e-12)).item()
     )
 
 

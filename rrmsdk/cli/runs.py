@@ -153,6 +153,12 @@ def verify(
             help="After autoattack, attacks made for what the checks complain of; none where they do not.",
         ),
     ] = True,
+    search: Annotated[
+        str,
+        typer.Option(
+            help="fp32, or bf16: attacks look in bf16, which is faster, and what they find is judged in fp32."
+        ),
+    ] = "fp32",
     journal: Annotated[
         Path | None, typer.Option(help="A folder to keep what is found in; default: a hidden one in the bundle.")
     ] = None,
@@ -168,7 +174,7 @@ def verify(
     bundle = rrmsdk.verify(
         model, attack=attack, version=version, engine=engine, data=data, images=images, batch=batch, steps=steps,
         restarts=restarts, queries=queries, seed=seed, at_least=at_least, stop=stop, against=against,
-        margin=margin, confidence=confidence, adaptive=adaptive, journal=journal, devices=devices,
+        margin=margin, confidence=confidence, adaptive=adaptive, search=search, journal=journal, devices=devices,
         save_adversarial=save_adversarial, out=out, quiet=quiet or as_json,
     )  # fmt: skip
     show(bundle, as_json)

@@ -148,6 +148,9 @@ class VerifySpec(Value):
     confidence: of that verdict.
     adaptive: whether `autoattack` (native; not `rand`) goes on with attacks made for what the checks found: masked
         gradients, saturated logits, randomness. A network that passes them is not attacked further.
+    search: the precision in which attacks look for images. An image counts only where the network itself, in fp32, is
+        wrong about it, so `bf16` can find less and never too much; the report's name of the attack says so. Not of
+        `pgd`, `replay`, `rand` and `reference`.
     """
 
     attack: Literal["autoattack", "fast", "apgd", "pgd", "square", "replay"] = "autoattack"
@@ -162,6 +165,7 @@ class VerifySpec(Value):
     restarts: Annotated[int, Field(ge=1)] | None = None
     queries: Annotated[int, Field(ge=1)] | None = None
     adaptive: bool = True
+    search: Literal["fp32", "bf16"] = "fp32"
     seed: Seed = 0
 
 

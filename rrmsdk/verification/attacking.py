@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.searching import Attack, Rows, Searched, State, begun, joined, searched, select
+from rrmsdk.attacks.searching import Attack, Precision, Rows, Searched, State, begun, joined, searched, select
 from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED, AttackResult, wilson
@@ -96,7 +96,7 @@ class Standing:
 
 def stand(
     model: nn.Module, split: Split, threat: ThreatModel, attacks: Sequence[Attack], batch: int,
-    journal: Journal | None = None, passes: int = 1, judged_by: int = 1,
+    journal: Journal | None = None, passes: int = 1, judged_by: int = 1, search: Precision = "fp32",
 ) -> Standing:  # fmt: skip
     """All images before the first attack, those that are wrong already counted out."""
     natural = to_unit(split.pixels)
@@ -105,7 +105,7 @@ def stand(
     if isinstance(model, BlackBox):
         network = Searched(model, lane=1)
     else:
-        network = searched(model, natural[:2].to(device_of(model)), passes=passes)
+        network = searched(model, natural[:2].to(device_of(model)), passes=passes, precision=search)
     return Standing(
         model, network, split, threat, batch, natural, natural.clone(), logits, robust,
         [UNJUDGED] * len(split),
@@ -121,9 +121,10 @@ def run(
     attacks: Sequence[Attack],
     batch: int,
     progress: Progress | None = None,
+    search: Precision = "fp32",
 ) -> Found:
     """What the attacks find, in turn. The split is on the CPU, the model is being judged (see `judging`)."""
-    standing = stand(model, split, threat, attacks, batch)
+    standing = stand(model, split, threat, attacks, batch, search=search)
     attack_all(standing, attacks, torch.arange(len(split)), progress)
     return found(standing, attacks)
 

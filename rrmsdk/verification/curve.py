@@ -147,7 +147,9 @@ def begun(
         return journals[threat]
 
     how = choose(threats[-1])
-    start = stand(model, split, threats[-1], (), spec.batch, passes=how.passes, judged_by=how.judged_by)
+    start = stand(
+        model, split, threats[-1], (), spec.batch, passes=how.passes, judged_by=how.judged_by, search=how.search
+    )
     first = torch.where(start.robust, len(threats) + 1, 0)
     return Falling(start, threats, choose, journal, tell, first, start.natural.clone())
 

@@ -11,7 +11,7 @@ from rrmsdk.attacks import autoattack as own
 from rrmsdk.attacks import reference
 from rrmsdk.attacks.restarts import pgd_attack
 from rrmsdk.attacks.sanity import noise_attack
-from rrmsdk.attacks.searching import Attack
+from rrmsdk.attacks.searching import Attack, Precision
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.threat import ThreatModel
@@ -28,6 +28,7 @@ class Chosen(NamedTuple):
 
     passes: forward passes whose mean the attacks follow, for a randomised network.
     judged_by: forward passes whose mean judges it.
+    search: the precision in which the attacks look.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Chosen(NamedTuple):
     attacks: own.Sequence
     passes: int = 1
     judged_by: int = 1
+    search: Precision = "fp32"
 
 
 def chosen(
@@ -50,11 +52,15 @@ def chosen(
     _fits(spec, replay)
     _possible(model, spec)
     if replay is None:
-        return _asked(model, threat, spec, classes, device)
+        return _in(spec.search, _asked(model, threat, spec, classes, device))
     if spec.attack == "replay":
         return Chosen("replay", f"rrmsdk {provenance.version('rrmsdk')}", (replay,))
-    how = _asked(model, threat, spec, classes, device)
+    how = _in(spec.search, _asked(model, threat, spec, classes, device))
     return how._replace(name=f"replay + {how.name}", attacks=(replay, *how.attacks))
+
+
+def _in(search: Precision, how: Chosen) -> Chosen:
+    return how if search == "fp32" else how._replace(name=f"{how.name} ({search} search)", search=search)
 
 
 def name_of(spec: VerifySpec) -> str:
@@ -104,6 +110,8 @@ def _possible(model: nn.Module, spec: VerifySpec) -> None:
             f"attack = '{spec.attack}' follows gradients, and this model gives none. Possible are 'square', and "
             "'replay' with the images that an attack found on the network it was made from"
         )
+    if isinstance(model, BlackBox) and spec.search != "fp32":
+        raise MismatchError(f"search = '{spec.search}': a black box computes as it does. Leave it out")
 
 
 def _fits(spec: VerifySpec, replay: Attack | None) -> None:
@@ -122,3 +130,9 @@ def _fits(spec: VerifySpec, replay: Attack | None) -> None:
     if spec.engine == "reference" and (spec.attack not in ("autoattack", "apgd") or spec.version != "standard"):
         what = f"'{spec.attack}'" if spec.version == "standard" else f"version '{spec.version}'"
         raise FieldError(f"engine = 'reference' runs autoattack (standard) and apgd, not {what}. Use engine = 'native'")
+    ours = spec.attack in ("autoattack", "fast", "apgd", "square") and spec.engine == "native"
+    if spec.search != "fp32" and (not ours or spec.version == "rand"):
+        raise FieldError(
+            f"search = '{spec.search}' goes with our own autoattack (standard, plus), fast, apgd and square. "
+            "Leave it out"
+        )

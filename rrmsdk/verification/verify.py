@@ -96,7 +96,7 @@ def verify(
         beside = "" if against is None else paired.outcomes(against, info, split_name, threat, how.name, len(split))
         key = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name} | key_of(threat, spec, how)
         kept = Journal.nowhere() if journal is None else Journal.opened(journal, key)
-        standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes, how.judged_by)
+        standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes, how.judged_by, how.search)
         verdict = _judge(standing, how, spec, beside, share, progress)
         if verdict is None:  # else judging has ended with a verdict on the attacks so far
             how = _judge_further(standing, how, spec, share, progress, first, classes)
