@@ -28,6 +28,7 @@ import rrmsdk
 from rrmsdk import data as rooms
 from rrmsdk import files
 from rrmsdk.attacks.autoattack import autoattack, fast
+from rrmsdk.attacks.searching import Precision
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.threat import ThreatModel
@@ -82,8 +83,10 @@ def _measured(ref: str, threat: ThreatModel, args: argparse.Namespace) -> dict[s
     place = trained(ref.removeprefix("digits:"), args.work) if ref.startswith("digits:") else ref
     network = rrmsdk.load(place)
     split = _images(args.data, args.images)
-    ours = _timed(lambda: attacked(network, split, threat, autoattack(threat, classes=10, seed=0), args))
-    cheap = _timed(lambda: attacked(network, split, threat, fast(threat, classes=10, seed=0), args))
+    ours = _timed(
+        lambda: attacked(network, split, threat, autoattack(threat, classes=10, seed=0), args.batch, args.search)
+    )
+    cheap = _timed(lambda: attacked(network, split, threat, fast(threat, classes=10, seed=0), args.batch, args.search))
     theirs = _timed(lambda: attacked_by_reference(network, split, threat, args.batch, seed=0))
     again = attacked_by_reference(network, split, threat, args.batch, args.again) if args.again is not None else None
     (found, wall, cpu), (_found, fast_wall, fast_cpu), (outcomes, their_wall, their_cpu) = ours, cheap, theirs
@@ -113,9 +116,11 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
     return call(), time.perf_counter() - wall, time.process_time() - cpu
 
 
-def attacked(network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, args: argparse.Namespace) -> Found:
+def attacked(
+    network: nn.Module, split: Split, threat: ThreatModel, attacks: Any, batch: int, search: Precision = "fp32"
+) -> Found:
     with judging(network, 0):
-        return run(network, split, threat, attacks, args.batch, search=args.search)
+        return run(network, split, threat, attacks, batch, search=search)
 
 
 def attacked_by_reference(network: nn.Module, split: Split, threat: ThreatModel, batch: int, seed: int) -> str:

@@ -52,19 +52,19 @@ def chosen(
     _fits(spec, replay)
     _possible(model, spec)
     if replay is None:
-        return _in(spec.search, _asked(model, threat, spec, classes, device))
+        return _asked(model, threat, spec, classes, device)._replace(search=spec.search)
     if spec.attack == "replay":
         return Chosen("replay", f"rrmsdk {provenance.version('rrmsdk')}", (replay,))
-    how = _in(spec.search, _asked(model, threat, spec, classes, device))
-    return how._replace(name=f"replay + {how.name}", attacks=(replay, *how.attacks))
-
-
-def _in(search: Precision, how: Chosen) -> Chosen:
-    return how if search == "fp32" else how._replace(name=f"{how.name} ({search} search)", search=search)
+    how = _asked(model, threat, spec, classes, device)
+    return how._replace(name=f"replay + {how.name}", attacks=(replay, *how.attacks), search=spec.search)
 
 
 def name_of(spec: VerifySpec) -> str:
     """What a report calls the attack that a spec asks for; more may follow after a blank, for what the model is."""
+    return _plain_name(spec) + ("" if spec.search == "fp32" else f"-{spec.search}")
+
+
+def _plain_name(spec: VerifySpec) -> str:
     steps, restarts = spec.steps, spec.restarts
     if spec.attack == "autoattack" and spec.version != "standard":
         return f"autoattack-{spec.version}"

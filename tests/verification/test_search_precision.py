@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ def judged(model, spec=(), **more):
 
 def test_what_is_found_in_bf16_misleads_the_network_in_fp32(tmp_path):
     report = judged(network(), save_adversarial=tmp_path / "found.safetensors")
-    assert report.attack == "apgd-20x1 (bf16 search)"
+    assert report.attack == "apgd-20x1-bf16"
     assert reevaluate(network(), tmp_path / "found.safetensors") == report.robust
     assert abs(report.robust - judged(network(), {"search": "fp32"}).robust) <= 0.05
     assert 0.1 < report.robust < 0.9
@@ -96,7 +98,21 @@ def test_attacks_that_cannot_look_in_bf16_say_so(spec):
         judged(network(), {"steps": None, "restarts": None} | spec)
 
 
+def test_it_is_not_compared_with_what_was_found_in_fp32(tmp_path):
+    with pytest.raises(MismatchError, match="apgd-20x1-bf16"):
+        judged(network(), {"at_least": 0.2}, against=judged(network(), {"search": "fp32"}))
+
+
 def test_what_was_found_in_another_precision_is_not_gone_on_with(tmp_path):
     judged(network(), {"search": "fp32"}, journal=tmp_path)
-    with pytest.raises(IntegrityError, match="bf16 search"):
+    with pytest.raises(IntegrityError, match="apgd-20x1-bf16"):
         judged(network(), journal=tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_looks_in_bf16_too():
+    model = copy.deepcopy(network()).cuda()
+    low, high = judged(model), judged(model, {"search": "fp32"})
+    assert abs(low.robust - high.robust) <= 0.05
+    assert next(model.parameters()).dtype == torch.float32
