@@ -241,8 +241,12 @@ def _together(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _deliver(batch: Sequence[_Waiting], pixels: np.ndarray, logits: np.ndarray, began: float, took: float) -> None:
     """In the event loop."""
-    probabilities = softmax(logits)
-    classes, sure = probabilities.argmax(axis=1).tolist(), margins(probabilities).tolist()
+    try:
+        probabilities = softmax(logits)
+        classes, sure = probabilities.argmax(axis=1).tolist(), margins(probabilities).tolist()
+    except Exception as exc:  # these are no logits: nobody is to wait for his deadline
+        _fail(batch, exc)
+        return
     at, leads = 0, True
     for one in batch:
         own, at = slice(at, at + len(one.pixels)), at + len(one.pixels)

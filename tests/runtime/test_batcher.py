@@ -323,6 +323,27 @@ class Ends:
         raise AssertionError("it predicted nothing")
 
 
+class Flat(Gated):
+    """Gives one number an image, which is no row of logits."""
+
+    def predict(self, pixels: np.ndarray) -> np.ndarray:
+        return super().predict(pixels)[:, 0]
+
+
+def test_what_are_no_logits_reaches_who_waits_and_the_next_batch_runs(session: Session) -> None:
+    async def run() -> tuple[Flat, Answer]:
+        network = Flat(session)
+        network.go.set()
+        async with Batcher() as batcher:
+            with pytest.raises(np.exceptions.AxisError):
+                await batcher.submit(network, some_pixels(2), 30)
+            return network, await batcher.submit(free(session), some_pixels(1), 30)
+
+    network, answer = asyncio.run(run())
+    assert len(answer.logits) == 1
+    assert not network.counted
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_died_keeps_nobody_waiting(session: Session) -> None:
     async def run() -> tuple[Refused, Refused, bool]:
