@@ -85,7 +85,8 @@ def test_a_server_gives_the_golden_logits_and_sees_no_drift_in_test_images_but_i
     pixels = to_unit(DIGITS.test.pixels).numpy()
     for images in (pixels, 1 - pixels):
         for at in range(0, len(images), 64):
-            served.predict(images[at : at + 64])
+            some = images[at : at + 64]
+            served.seen(some, served.predict(some))
     ordinary, inverted = served.windows.told("digits", "1").finished
     assert not ordinary.above, ordinary
     assert {name for name, one in inverted.drift.items() if one.above} >= {"channel_0", "classes"}
