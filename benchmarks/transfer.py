@@ -1,6 +1,6 @@
-"""Students trained twice, on natural images with labels alone and with a teacher's representation, then attacked.
+"""Students trained on natural images with labels alone, and with a teacher by RRM or other methods, then attacked.
 
-Both runs of a student have the same steps, seeds and images. Students are chosen on the validation split
+All runs of a student have the same steps, seeds and images. Students are chosen on the validation split
 (`--split validation`); the test split is for the figures of what was chosen. The result file holds each seed.
 
     python benchmarks/transfer.py --teacher hub:digits-cnn-linf --student wrn-10-2 resnet14@0.5 --data digits \
@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-METHODS = ("natural", "rrm")
+METHODS = ["natural", "rrm"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def main() -> None:
     args = _arguments()
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # of each process; read when it imports torch
-    jobs = list(product([args], args.student, range(args.seeds), METHODS))
+    jobs = list(product([args], args.student, _seeds(args), args.method))
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         text = _table(list(pool.map(_run, *zip(*jobs, strict=True))), args)
     print(text)
@@ -52,7 +52,8 @@ def main() -> None:
 
         data = args.data.removeprefix("path:").rstrip("/").split("/")[-1]
         theme = args.student[0].replace("@", "x") if len(args.student) == 1 else "choice"
-        path = result_file(args.out, f"transfer-{data}-{theme}-{args.attack}", _device())
+        methods = "" if args.method == METHODS else f"-{'-'.join(args.method)}"
+        path = result_file(args.out, f"transfer-{data}-{theme}{methods}-{args.attack}", _device())
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         print(f"written to {path}", file=sys.stderr)
@@ -66,11 +67,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--attack", default="autoattack")
     parser.add_argument("--images", type=int, default=200, help="of the split, from its start; 0: all")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="the first")
+    parser.add_argument("--method", nargs="+", default=METHODS, help="`method.FIELD` and `train.head` are rrm's")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each where there are several")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="as of `rrmsdk transfer`")
     parser.add_argument("--out", type=Path, help="folder for the result file")
     return parser.parse_args()
+
+
+def _seeds(args: argparse.Namespace) -> range:
+    return range(args.seed, args.seed + args.seeds)
 
 
 def _run(args: argparse.Namespace, student: str, seed: int, method: str) -> Run:
@@ -87,8 +94,8 @@ def _run(args: argparse.Namespace, student: str, seed: int, method: str) -> Run:
     network = {"arch": arch, "width": "teacher", "width_mult": float(mult or 1)} | fields.get("student", {})
     how = {"name": method} | (fields.get("method", {}) if method == "rrm" else {})
     train = dict(fields.get("train", {}))
-    if method == "natural":
-        train.pop("head", None)  # labels alone: nothing of the teacher
+    if method != "rrm":
+        train.pop("head", None)  # a natural student has nothing of the teacher, and others learn a head
     spec = DataSpec(name=args.data, **fields.get("data", {}))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -121,19 +128,22 @@ def _table(runs: list[Run], args: argparse.Namespace) -> str:
         f"# Students of {args.teacher} on {teacher.data.name}, {datetime.now(UTC).date()}",
         "",
         f"{args.attack} at {teacher.threat}, {judged} (stored as {teacher.data.encoding}).",
-        f"Median (range) over {args.seeds} seeds.",
+        f"Median (range) over {args.seeds} seeds, from {args.seed} on.",
         "",
         "| student | method | clean | robust | training, s |",
         "| --- | --- | --- | --- | --- |",
     ]
     gains = []
     for student in args.student:
-        found = {method: [run for run in runs if (run.student, run.method) == (student, method)] for method in METHODS}
+        found = {name: [run for run in runs if (run.student, run.method) == (student, name)] for name in args.method}
         for method, of in found.items():
             figures = (_spread([r.clean for r in of], 3), _spread([r.robust for r in of], 3))
             lines.append(f"| {student} | {method} | {' | '.join(figures)} | {_spread([r.seconds for r in of], 0)} |")
-        by_seed = zip(found["natural"], found["rrm"], strict=True)
-        gains.append(f"{student} {', '.join(f'{100 * (b.robust - a.robust):+.1f}' for a, b in by_seed)}")
+        base, *others = args.method
+        for method in others:
+            by_seed = zip(found[base], found[method], strict=True)
+            by_seed = ", ".join(f"{100 * (b.robust - a.robust):+.1f}" for a, b in by_seed)
+            gains.append(f"{student}, {method} over {base} {by_seed}")
     tail = [
         "",
         f"Gain in robust accuracy, points, by seed: {'; '.join(gains)}.",
