@@ -36,6 +36,7 @@ def curve(
     restarts: int | None = None,
     batch: int = 256,
     seed: int = 0,
+    search: str = "fp32",
     out: str | Path | None = None,
     journal: str | Path | None = None,
     quiet: bool = False,
@@ -58,6 +59,7 @@ def curve(
         attack: `fast`, `autoattack`, `apgd` or `pgd`, the last two with `steps` and `restarts`, as in `verify`.
         images: of the split, from its start; None or 0: all.
         split: `test` or `validation`.
+        search: `fp32` or `bf16`, as in `verify`.
 
     Raises:
         FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError
@@ -68,7 +70,7 @@ def curve(
     from rrmsdk.verification.curve import measure
     from rrmsdk.verification.journal import discard
 
-    asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed}
+    asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed, "search": search}
     spec = value.parse(VerifySpec, asked, "curve")
     at_least(images=(images or 0, 0))
     asked_for = None if eps is None else read_radii(eps)

@@ -57,6 +57,10 @@ RecipeData = Annotated[
 Copy = Annotated[
     Path | None, typer.Option("--out", "-o", help="Work on a copy in this folder. Default for hub: models: runs/NAME.")
 ]
+Precision = Annotated[
+    str,
+    typer.Option("--search", help="fp32, or bf16: attacks look in bf16, which is faster; fp32 judges what they find."),
+]
 Devices = Annotated[
     int,
     typer.Option(

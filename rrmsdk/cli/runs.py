@@ -17,6 +17,7 @@ from rrmsdk.cli.app import (
     Devices,
     Model,
     Out,
+    Precision,
     Quiet,
     RecipeData,
     Set,
@@ -153,12 +154,7 @@ def verify(
             help="After autoattack, attacks made for what the checks complain of; none where they do not.",
         ),
     ] = True,
-    search: Annotated[
-        str,
-        typer.Option(
-            help="fp32, or bf16: attacks look in bf16, which is faster, and what they find is judged in fp32."
-        ),
-    ] = "fp32",
+    search: Precision = "fp32",
     journal: Annotated[
         Path | None, typer.Option(help="A folder to keep what is found in; default: a hidden one in the bundle.")
     ] = None,

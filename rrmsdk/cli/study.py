@@ -16,6 +16,7 @@ from rrmsdk.cli.app import (
     Data,
     Model,
     Out,
+    Precision,
     Quiet,
     Set,
     app,
@@ -210,6 +211,7 @@ def curve(
     restarts: Annotated[int | None, typer.Option(help="Of apgd or pgd.")] = None,
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
+    search: Precision = "fp32",
     journal: Annotated[
         Path | None, typer.Option(help="Keep what is found here until the curve is written. Default: in the bundle.")
     ] = None,
@@ -220,7 +222,7 @@ def curve(
     """Robust accuracy of MODEL against eps, curve.json, curve.svg. Killed, the same command goes on."""
     found = rrmsdk.curve(
         model, data, eps=eps, norm=norm, attack=attack, images=images, split=split, steps=steps, restarts=restarts,
-        batch=batch, seed=seed, out=out, journal=journal, quiet=quiet or as_json,
+        batch=batch, seed=seed, search=search, out=out, journal=journal, quiet=quiet or as_json,
     )  # fmt: skip
     path = owned(model, out).path / bundles.CURVE
     if as_json:

@@ -342,6 +342,22 @@ def test_a_curve_that_was_killed_goes_on_and_is_the_one_that_was_not(curved, tmp
     assert kept.count(b"\n") > 1
 
 
+def test_a_curve_that_is_searched_in_bf16_is_named_so_and_judged_in_fp32(tmp_path):
+    """Each broken image misleads the network itself, so no point lies far from the one that fp32 finds."""
+    asked = {"eps": ["1/20", "1/10"], "attack": "apgd", "steps": 10, "restarts": 1, "images": 64, "quiet": True}
+    low = rrmsdk.curve(TEACHER, search="bf16", out=tmp_path / "low", **asked)
+    high = rrmsdk.curve(TEACHER, out=tmp_path / "high", **asked)
+    assert (low.attack, high.attack) == ("apgd-10x1-bf16", "apgd-10x1")
+    assert low.points[0] == high.points[0]  # no attack: fp32 both times
+    assert all(abs(a.robust - b.robust) <= 2 / 64 for a, b in zip(low.points, high.points, strict=True))
+
+
+def test_a_curve_refuses_a_search_that_goes_with_another_attack(tmp_path):
+    asked = {"eps": ["1/10"], "attack": "pgd", "steps": 1, "images": 2, "quiet": True}
+    with pytest.raises(FieldError, match="search = 'bf16' goes with"):
+        rrmsdk.curve(TEACHER, search="bf16", out=tmp_path / "b", **asked)
+
+
 def test_what_is_kept_of_one_curve_is_not_taken_for_another(tmp_path):
     """The same folder, another seed."""
     split, about = digits().test.take(8), {"weights_sha256": "0" * 64, "journal": tmp_path / "kept"}
