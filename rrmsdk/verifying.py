@@ -60,8 +60,9 @@ def verify(
     Args:
         model: a bundle, its folder, or a reference. What `hub:` names is never changed: a copy is, in `out`
             (default `runs/NAME`).
-        attack: `autoattack`, `fast`, `apgd`, `pgd` or `square`; further fields of VerifySpec by name: `at_least=0.45`
-            stops as soon as robust accuracy is surely above or below it, `stop="below"` only if it is below.
+        attack: `autoattack`, `fast`, `apgd`, `pgd`, `fgsm` or `square`; further fields of VerifySpec by name:
+            `at_least=0.45` stops as soon as robust accuracy is surely above or below it, `stop="below"` only if it is
+            below.
         data: None: the data set of the bundle.
         save_adversarial: a .safetensors file for the images that were found.
         journal: a folder where everything is kept as soon as it is found; the same call goes on from it after a crash.

@@ -49,7 +49,7 @@ def transfer(
     ] = "rrm",
     threat: Annotated[str | None, typer.Option(help="NORM:EPS, e.g. linf:8/255. Default: the teacher's.")] = None,
     attack: Annotated[
-        str, typer.Option("--attack", "-a", help="How to judge: autoattack, fast, apgd, pgd, square or none.")
+        str, typer.Option("--attack", "-a", help="How to judge: autoattack, fast, apgd, pgd, fgsm, square or none.")
     ] = "autoattack",
     out: Out = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation and attacks.")] = 0,
@@ -117,7 +117,9 @@ def verify(
     attack: Annotated[
         str,
         typer.Option(
-            "--attack", "-a", help="autoattack, fast (cheaper, an upper bound), apgd (RRM's AutoPGD), pgd, square."
+            "--attack",
+            "-a",
+            help="autoattack, fast (a cheaper upper bound), apgd (RRM's AutoPGD), pgd, fgsm, square.",
         ),
     ] = "autoattack",
     version: Annotated[str, typer.Option(help="Of AutoAttack: standard, plus, or rand for a randomised network.")] = (

@@ -137,8 +137,8 @@ class VerifySpec(Value):
     """How the result is judged.
 
     attack: `autoattack`; `fast`, a cheaper upper bound that is not AutoAttack; `apgd` (RRM's AutoPGD, 50 steps, 10
-        restarts); `pgd` (steps, restarts below); `square`, noise and Square (queries below), which need no gradients;
-        `replay`, images that were found on other weights and nothing else.
+        restarts); `pgd` (steps, restarts below); `fgsm`, one step to the edge of the ball; `square`, noise and Square
+        (queries below), which need no gradients; `replay`, images that were found on other weights and nothing else.
     version: of AutoAttack: `standard`, `plus` (more restarts, untargeted attacks too) or `rand` (a randomised network).
     engine: `native`, or `reference` for the authors' own code (`pyautoattack`), which knows `standard` and `apgd`.
     images: how many of the test split, from its start; 0: all.
@@ -150,10 +150,10 @@ class VerifySpec(Value):
         gradients, saturated logits, randomness. A network that passes them is not attacked further.
     search: the precision in which attacks look for images. An image counts only where the network itself, in fp32, is
         wrong about it, so `bf16` can find less and never too much; the report's name of the attack says so. Not of
-        `pgd`, `replay`, `rand` and `reference`.
+        `pgd`, `fgsm`, `replay`, `rand` and `reference`.
     """
 
-    attack: Literal["autoattack", "fast", "apgd", "pgd", "square", "replay"] = "autoattack"
+    attack: Literal["autoattack", "fast", "apgd", "pgd", "fgsm", "square", "replay"] = "autoattack"
     version: Literal["standard", "plus", "rand"] = "standard"
     engine: Literal["native", "reference"] = "native"
     images: Annotated[int, Field(ge=0)] = 1000

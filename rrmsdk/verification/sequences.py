@@ -10,7 +10,7 @@ from torch import nn
 from rrmsdk.attacks import autoattack as own
 from rrmsdk.attacks import reference
 from rrmsdk.attacks.restarts import pgd_attack
-from rrmsdk.attacks.sanity import noise_attack
+from rrmsdk.attacks.sanity import noise_attack, one_step_attack
 from rrmsdk.attacks.searching import Attack, Precision
 from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.schema.recipe import VerifySpec
@@ -92,6 +92,8 @@ def _asked(model: nn.Module, threat: ThreatModel, spec: VerifySpec, classes: int
         return Chosen(name + blind, ours, (noise, own.search(threat, queries=spec.queries or QUERIES, seed=seed)))
     if spec.attack == "fast":
         return Chosen(name + few, ours, own.fast(threat, classes=classes, seed=seed))
+    if spec.attack == "fgsm":
+        return Chosen(name, ours, (one_step_attack(model, threat),))
     if spec.attack == "apgd":
         steps, restarts = spec.steps or APGD[0], spec.restarts or APGD[1]
         if spec.engine == "reference":

@@ -154,6 +154,20 @@ def test_the_reference_engine_finds_what_the_official_driver_finds(model, threat
     assert torch.allclose(found.pixels, official, atol=1e-6)
 
 
+def test_fgsm_is_one_signed_step_to_the_edge_of_the_ball(model):
+    """Goodfellow et al. 2015 (arXiv:1412.6572), by hand."""
+    test, spec = digits().test, VerifySpec(attack="fgsm", images=64)
+    x, y = to_unit(test.pixels[:64]).requires_grad_(), test.labels[:64]
+    with judging(model, 0):
+        (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(x), y, reduction="sum"), x)
+        there = (x + 0.1 * grad.sign()).clamp(0, 1).detach()
+        stands = (model(there).argmax(1) == y) & (model(x).argmax(1) == y)
+    report = judge(model, spec)
+    assert report.attack == "fgsm"
+    assert [one == "." for one in report.outcomes] == stands.tolist()
+    assert 0 < report.robust < report.clean
+
+
 def test_the_same_seed_gives_the_same_outcomes_and_another_seed_may_not_change_what_is_clean(model):
     first, second, other = (
         judge(model, VerifySpec(attack="apgd", images=IMAGES, steps=5, restarts=1, seed=seed)) for seed in (1, 1, 2)
