@@ -17,6 +17,7 @@ from rrmsdk.errors import DataError, FieldError, did_you_mean, near
 V = TypeVar("V", bound=BaseModel)
 
 SCHEMA_VERSION = 1
+_TABLES = ("model_type", "dict_type")  # as pydantic calls what is wrong where a table of fields was wanted
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
 
 
@@ -61,8 +62,15 @@ def explain(exc: ValidationError, kind: type[BaseModel]) -> str:
             shown = "" if _hides(kind) and not isinstance(input, int | float) else f" = {short(input)}"
             given = f"'{path}'{shown}: " if path else ""
             meant = near(input, _literals(error)) if error["type"] == "literal_error" else ""
-            lines.append(given + error["msg"].removeprefix("Value error, ") + ("." + meant if meant else ""))
+            says = _inside(path, _fields_at(kind, error["loc"])) if error["type"] in _TABLES and path else error["msg"]
+            lines.append(given + says.removeprefix("Value error, ") + ("." + meant if meant else ""))
     return "; ".join(lines)
+
+
+def _inside(path: str, known: list[str]) -> str:
+    """Where one value stands for a table."""
+    such = f": {', '.join(f'{path}.{name}' for name in known)}" if known else f", such as {path}.name"
+    return f"it has fields of its own. Name one{such}"
 
 
 def _literals(error: Any) -> list[str]:

@@ -47,6 +47,19 @@ def test_a_wrong_value_is_shown():
         value.parse(TrainSpec, {"batch": 0})
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"train": {"bank": "DIR"}}, r"'train\.bank' = 'DIR': .* train\.bank\.folder, train\.bank\.epochs, "),
+        ({"student": "cnn"}, r"'student' = 'cnn': it has fields of its own\. Name one: student\.arch, "),
+        ({"method": "kd"}, r"'method' = 'kd': it has fields of its own\. Name one, such as method\.name$"),
+    ],
+)
+def test_one_value_in_the_place_of_a_table_is_told_the_fields(fields, says):
+    with pytest.raises(FieldError, match=says):
+        value.parse(Recipe, RECIPE.model_dump() | fields, "recipe")
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_some_generator_would_not_take_is_refused_at_the_door(seed):
     with pytest.raises(FieldError, match=f"'seed' = {seed}"):
