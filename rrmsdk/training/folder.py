@@ -23,6 +23,7 @@ from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.training import distributed
 from rrmsdk.training.epochs import Draft, written
+from rrmsdk.training.log import BOARD
 from rrmsdk.training.run import BEST, CHECKPOINT, LAST, Trained
 
 LOCK = ".lock"
@@ -67,12 +68,17 @@ def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
         raise SaveError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
     with lock:
         kept = folder / bundles.RUN
-        if kept.exists():
+        if kept.exists() and not _nothing_saved(folder):
             same_recipe(value.read(Recipe, kept), recipe, folder)
         else:
             value.write(recipe, kept)
         finished = distributed.agreed(bundles.is_bundle(folder))
         yield bundles.read(folder) if finished else None
+
+
+def _nothing_saved(folder: Path) -> bool:
+    """The run was refused, killed or diverged before its first checkpoint: another recipe may have the folder."""
+    return {path.name for path in folder.iterdir()} <= {LOCK, bundles.RUN, BOARD}
 
 
 def _opened_by_the_first(folder: Path) -> Bundle | None:

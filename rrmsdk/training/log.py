@@ -21,6 +21,7 @@ from rrmsdk.training.validate import Validation
 
 COLUMNS = ("step", "epoch", "loss", "lr", "images_per_s", "val_clean", "val_robust")
 SECONDS_BETWEEN_LINES = 30.0
+BOARD = "tensorboard"
 
 
 class Metrics:
@@ -32,7 +33,7 @@ class Metrics:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= done]
-        self.board = _tensorboard(folder / "tensorboard", done)
+        self.board = _tensorboard(folder / BOARD, done)
 
     def add(self, step: Step, loss: float, images_per_s: float, validation: Validation | None) -> None:
         """One row; goes to the disk with the next `write`."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import rrmsdk
 from rrmsdk import data, teachers
-from rrmsdk.errors import IntegrityError, MismatchError, SaveError
+from rrmsdk.errors import DivergedError, IntegrityError, MismatchError, SaveError
 from rrmsdk.files import sha256
 from rrmsdk.methods import KINDS
 from rrmsdk.schema import value
@@ -190,3 +191,22 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     checkpoint.save(small.training(), tmp_path / "c")
     with pytest.raises(IntegrityError, match="is no checkpoint of this run"):
         checkpoint.restore(small.training(arch="resnet14"), tmp_path / "c")
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_folder_is_another_recipes_as_long_as_nothing_was_saved_there(saved, tmp_path):
+    """What was refused or diverged at its start is typed again with another field."""
+    place, fields = tmp_path / "run", {
+        "student": {"arch": "cnn", "width_mult": 0.25}, "data": small.DATA, "threat": small.THREAT,
+        "method": {"name": "natural"}, "train": {"epochs": 0.1, "lr": 1e6, "validate_every": 0},
+    }  # fmt: skip
+    with pytest.raises(DivergedError):
+        rrmsdk.train(fields | {"train": fields["train"] | {"epochs": 3.0}}, out=place, attack=False, quiet=True)
+    assert (place / "run.toml").is_file()
+    if saved:
+        (place / CHECKPOINT).write_bytes(b"")
+        with pytest.raises(MismatchError, match=r"another recipe \(train.epochs 3.0 there, 0.1 asked; train.lr"):
+            rrmsdk.train(fields | {"train": fields["train"] | {"lr": 0.1}}, out=place, attack=False, quiet=True)
+        return
+    done = rrmsdk.train(fields | {"train": fields["train"] | {"lr": 0.1}}, out=place, attack=False, quiet=True)
+    assert value.read(Recipe, done.path / "run.toml").train.lr == 0.1
