@@ -18,7 +18,7 @@ from rrmsdk.attacks.autoattack import PASSES, climb
 from rrmsdk.attacks.geometry import Images
 from rrmsdk.attacks.gradients import MOST, can_be_followed
 from rrmsdk.attacks.searching import Attack, Searched, State, tagged
-from rrmsdk.attacks.views import Averaged, Estimated, Rescaled, StraightThrough, sigma_of
+from rrmsdk.attacks.views import Averaged, Estimated, Rescaled, StraightThrough, sigma_of, squashes
 from rrmsdk.schema.threat import ThreatModel
 
 # The names of the checks, as `verification.checks` writes them.
@@ -56,7 +56,8 @@ def adaptive(
     """What may break a network that failed these checks; nothing where none of them is about gradients.
 
     randomised outputs: the mean of PASSES passes is followed (EOT, section 4.2)
-    softmax outputs, large logits, a flat cross-entropy: the logits rescaled
+    softmax outputs, large logits, a flat cross-entropy: the logits rescaled, without the softmax, sigmoid or tanh that
+        they went through last
     zero or shattered gradients: rounding as the identity backward (BPDA, section 4.1), where there is any; where that
         does not mend them, the gradient averaged over neighbours, then estimated from differences
 
@@ -65,8 +66,9 @@ def adaptive(
     """
     failed = MASKED & set(failed)
     why, look = ", ".join(sorted(failed)), Look(passes=PASSES if RANDOMISED in failed else 1)
-    if failed & {SOFTMAX, LARGE} or (ZERO in failed and SHATTERED not in failed):
-        says = "logits divided by their largest" + (", a softmax taken off" if SOFTMAX in failed else "")
+    squashed = squashes(model, x)
+    if failed & {SOFTMAX, LARGE} or (ZERO in failed and SHATTERED not in failed) or (squashed and failed - {BLIND}):
+        says = "logits divided by their largest" + (", what squashes them taken off" if squashed else "")
         look = look.and_("rescaled", says, partial(Rescaled, probabilities=SOFTMAX in failed))
     rough = SHATTERED in failed and can_be_followed(look.at(model), x, y, threat) < MOST
     if rough:

@@ -26,7 +26,12 @@ _STEPS = {
     for place in (torch, Tensor)
     for name in ("round", "floor", "ceil", "trunc", "fix", "sign")
 }  # fmt: skip
-_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+# All keep the order of the logits.
+_SQUASHING = {
+    getattr(place, name)
+    for place in (torch, Tensor, F)
+    for name in ("softmax", "sigmoid", "tanh")
+}  # fmt: skip
 
 
 class StraightThrough(nn.Module):
@@ -51,8 +56,8 @@ class Rescaled(nn.Module):
     """Logits divided by the largest of each image; the logarithm first, where they are probabilities.
 
     Large logits leave the cross-entropy flat (Carlini and Wagner, Defensive distillation is not robust, 2016,
-    arXiv:1607.04311). A softmax that is the network's last operation is taken off, as its output may have lost all but
-    the largest to rounding.
+    arXiv:1607.04311). A softmax, sigmoid or tanh that is the network's last operation is taken off, as its output may
+    have lost all but the largest to rounding.
     """
 
     def __init__(self, network: nn.Module, probabilities: bool) -> None:
@@ -60,13 +65,23 @@ class Rescaled(nn.Module):
         self.network, self.probabilities = network, probabilities
 
     def forward(self, x: Images) -> Float[Tensor, "B K"]:
-        z = self._logarithm(x) if self.probabilities else self.network(x)
-        return z / z.detach().abs().amax(1, keepdim=True).clamp_min(_TINY)
+        given, gave = _unsquashed(self.network, x)
+        if given is None:
+            given = gave.clamp_min(_TINY).log() if self.probabilities else gave
+        return given / given.detach().abs().amax(1, keepdim=True).clamp_min(_TINY)
 
-    def _logarithm(self, x: Images) -> Float[Tensor, "B K"]:
-        with _LastSoftmax() as mode:
-            p = self.network(x)
-        return mode.given.log_softmax(1) if p is mode.gave else p.clamp_min(_TINY).log()
+
+def squashes(network: nn.Module, x: Images) -> bool:
+    """Whether a softmax, sigmoid or tanh is the last that happens to the logits."""
+    with torch.no_grad():
+        return _unsquashed(network, x)[0] is not None
+
+
+def _unsquashed(network: nn.Module, x: Images) -> tuple[Tensor | None, Tensor]:
+    """What the network's last operation was given, if that is one of _SQUASHING; and what the network gives."""
+    with _LastSquashing() as mode:
+        gave = network(x)
+    return (mode.given if gave is mode.gave else None), gave
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +156,16 @@ class _Identity(TorchFunctionMode):
         return _Through.apply(x, lambda x: func(x, *more, **kwargs))
 
 
-class _LastSoftmax(TorchFunctionMode):
-    """What the last softmax over classes was given, and what it gave."""
+class _LastSquashing(TorchFunctionMode):
+    """What the last softmax, sigmoid or tanh over classes was given, and what it gave."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.given: Tensor = torch.empty(0)
+        self.given: Tensor | None = None
         self.gave: Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         gave = func(*args, **(kwargs or {}))
-        if func in _SOFTMAX and args and gave.ndim == 2:
+        if func in _SQUASHING and args and gave.ndim == 2:
             self.given, self.gave = args[0], gave
         return gave

@@ -15,7 +15,7 @@ from rrmsdk.attacks.apgd import apgd
 from rrmsdk.attacks.gradients import can_be_followed, kept
 from rrmsdk.attacks.searching import Searched
 from rrmsdk.attacks.square import square
-from rrmsdk.attacks.views import Rescaled, StraightThrough
+from rrmsdk.attacks.views import Rescaled, StraightThrough, squashes
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import Check, Report
@@ -48,6 +48,7 @@ MODELS = {
     "quantised": Changed(pixels=lambda x: (x * 16).round() / 16),
     "large": Changed(logits=lambda z: 1e4 * z),
     "saturated": Changed(logits=lambda z: (1e4 * z).softmax(1)),
+    "sigmoid": Changed(logits=lambda z: (10 * z).sigmoid()),
     "randomised": Changed(pixels=lambda x: x + 0.4 * torch.randn_like(x)),
     "rippled": Changed(pixels=lambda x: x + 0.05 * torch.sin(200 * x)),
 }
@@ -56,6 +57,7 @@ COMPLAINTS = {
     "quantised": {"zero gradients", "shattered gradients"},
     "large": {"largest logit", "zero gradients"},
     "saturated": {"softmax outputs", "zero gradients", "shattered gradients"},
+    "sigmoid": {"shattered gradients"},
     "randomised": {"randomised outputs"},
     "rippled": {"shattered gradients"},
 }
@@ -117,7 +119,7 @@ def test_the_checks_name_what_is_wrong_with_a_model_and_nothing_else(name):
     ("name", "attacks"),
     [("plain", []), ("quantised", ["apgd-ce+bpda", "apgd-t+bpda"]),
      ("large", ["apgd-ce+rescaled", "apgd-t+rescaled"]), ("saturated", ["apgd-ce+rescaled", "apgd-t+rescaled"]),
-     ("randomised", ["apgd-ce+eot", "apgd-dlr+eot"]),
+     ("sigmoid", ["apgd-ce+rescaled", "apgd-t+rescaled"]), ("randomised", ["apgd-ce+eot", "apgd-dlr+eot"]),
      pytest.param("rippled", ["apgd-dlr+averaged", "apgd-dlr+nes"], marks=pytest.mark.slow)],
 )  # fmt: skip
 @pytest.mark.slow
@@ -125,10 +127,16 @@ def test_the_attacks_fit_what_was_found(name, attacks):
     assert [one.removesuffix("+averaged+bpda") for one in judged(name).names[: len(attacks)]] == attacks
 
 
-@pytest.mark.parametrize(("name", "more"), [("quantised", 2), ("saturated", 2), ("randomised", 2), ("rippled", 1)])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("quantised", 2), ("saturated", 2), ("sigmoid", 1), ("randomised", 2), ("rippled", 1)],
+)
 @pytest.mark.slow
 def test_a_masked_model_stands_more_ordinary_attacks_than_adaptive_ones(name, more):
-    """Of a rippled one little is left: steps along gradients that are noise are a random search, and Square is one."""
+    """Little is left of a rippled one: steps along gradients that are noise are a random search, and Square is one.
+
+    And of a sigmoid that has rounded several classes to 1: the first of them is its answer, right for 12 images here.
+    """
     assert judged(name).adapted <= judged(name).ordinary - more
 
 
@@ -185,12 +193,22 @@ def test_rounding_is_the_same_forward_and_the_identity_backward():
     assert torch.allclose(grad, expected, atol=1e-5)
 
 
-def test_a_softmax_at_the_end_is_taken_off():
+@pytest.mark.parametrize(("name", "probabilities"), [("saturated", True), ("sigmoid", False)])
+def test_what_squashes_logits_at_the_end_is_taken_off(name, probabilities):
     x = to_unit(digits().test.pixels[:8])
     with torch.no_grad():
-        z, seen = network()(x), Rescaled(MODELS["saturated"].eval(), probabilities=True)(x)
-        assert torch.equal(seen.argsort(1), z.argsort(1))  # the probabilities themselves are 0 but for one
+        z, seen = network()(x), Rescaled(MODELS[name].eval(), probabilities)(x)
+        assert torch.equal(seen.argsort(1), z.argsort(1))  # of the outputs themselves many are the same
     assert len(seen.unique(dim=1)[0].unique()) == 10
+
+
+@pytest.mark.parametrize(
+    ("last", "squashed"),
+    [(nn.Sigmoid(), True), (nn.Tanh(), True), (nn.Softmax(1), True), (lambda z: z.softmax(1), True),
+     (lambda z: z, False), (lambda z: 2 * z.tanh(), False), (lambda z: z + z.softmax(1), False)],
+)  # fmt: skip
+def test_only_what_comes_last_counts_as_squashing(last, squashed):
+    assert squashes(Changed(logits=last).eval(), to_unit(digits().test.pixels[:2])) is squashed
 
 
 def test_probabilities_that_are_not_made_by_softmax_are_attacked_by_their_logarithm():
