@@ -43,8 +43,9 @@ class Climb:
 
 
 def apgd(
-    threat: ThreatModel, *, loss: str = "ce", steps: int = 100, restarts: int = 1, targets: int = 0, seed: int = 0
-) -> Attack:
+    threat: ThreatModel, *, loss: str = "ce", steps: int = 100, restarts: int = 1, targets: int = 0, seed: int = 0,
+    far: float | None = None,
+) -> Attack:  # fmt: skip
     """AutoPGD in the L-inf or L2 ball.
 
     z^(k+1) = P(x^(k) + eta d(grad f(x^(k))))
@@ -60,17 +61,21 @@ def apgd(
     Args:
         loss: `ce`, `dlr` (from 3 classes on), or `dlr-targeted` (from 4 on), each row with a target of its own.
         targets: for `dlr-targeted`: the most likely wrong classes that are tried in turn.
+        far: a row is given up at the first checkpoint at which its best loss is below this; the DLR losses are above 0
+            where the network is wrong, whatever the scale of its logits. None, as in the paper: at none.
     """
     windows = checkpoints(steps)
     at_end_of = torch.zeros(steps + 1, dtype=torch.int64)  # the length of the window that ends with a step, else 0
     for begin, end in zip((0, *windows), windows, strict=False):
         at_end_of[end] = end - begin
     settings: dict[str, Any] = {"loss": loss, "steps": steps, "restarts": restarts}
+    settings |= ({"targets": targets} if targets else {}) | ({"gives_up_below": far} if far is not None else {})
     return Attack(
-        "apgd-t" if targets else f"apgd-{loss}", settings | ({"targets": targets} if targets else {}),
-        turns=max(targets, restarts), length=steps + 1,
+        "apgd-t" if targets else f"apgd-{loss}", settings, turns=max(targets, restarts), length=steps + 1,
         start=partial(_start, threat=threat, seed=seed, targeted=targets > 0),
-        step=partial(_step, threat=threat, loss=LOSSES[loss], at_end_of=at_end_of),
+        step=partial(
+            _step, threat=threat, loss=LOSSES[loss], at_end_of=at_end_of, far=-torch.inf if far is None else far
+        ),
     )  # fmt: skip
 
 
@@ -99,7 +104,7 @@ def _start(rows: Rows, threat: ThreatModel, seed: int, targeted: bool) -> Climb:
     )  # fmt: skip
 
 
-def _step(network: Searched, state: State, threat: ThreatModel, loss: Any, at_end_of: Tensor) -> State:
+def _step(network: Searched, state: State, threat: ThreatModel, loss: Any, at_end_of: Tensor, far: float) -> State:
     """Look at x^(k), then move to x^(k+1)."""
     rows, c, k = state.rows, state.own, state.k
     z, f, grad = network.gradient(c.x, lambda z: loss(z, rows.y, c.target))
@@ -124,7 +129,8 @@ def _step(network: Searched, state: State, threat: ThreatModel, loss: Any, at_en
         f_checked=torch.where(check, f_best, c.f_checked),
     )  # fmt: skip
     adversarial = torch.where(per_image(wrong, c.x), c.x, state.adversarial)
-    return replace(state, adversarial=adversarial, found=wrong, k=k + 1, own=own)
+    k = torch.where(check & (f_best < far), len(at_end_of), k + 1)
+    return replace(state, adversarial=adversarial, found=wrong, k=k, own=own)
 
 
 def move(

@@ -49,18 +49,28 @@ def autoattack(threat: ThreatModel, *, classes: int, version: Version = "standar
 
 
 def fast(threat: ThreatModel, *, classes: int, seed: int = 0) -> Sequence:
-    """A cheap upper bound: AutoPGD on the cross-entropy, then on the targeted DLR loss, half as long as in AutoAttack.
+    """A cheap upper bound: AutoPGD on the cross-entropy, half as long as in AutoAttack, then on the targeted DLR loss.
 
-    It is not AutoAttack, and leaves out what masked gradients would need (Square): read the checks.
+    Of the targets, the likeliest are tried again from another start, and those that are far off are given up: most
+    images are robust, and AutoAttack spends most of its targeted steps on classes that it comes nowhere near.
+
+    It is not AutoAttack, and leaves out what masked gradients would need (Square): read the checks. For L1 no target is
+    given up, so all have half the steps and one start.
     """
-    steps, targets = FAST_STEPS, min(FAST_TARGETS, classes - 1)
-    ce = climb(threat, "ce", steps=steps, seed=seed)
+    ce = climb(threat, "ce", steps=FAST_STEPS, seed=seed)
     if classes < 4:
-        return (ce, *_dlr(threat, classes, 1, seed, steps))
-    return (ce, climb(threat, "dlr-targeted", steps=steps, targets=targets, seed=seed))
+        return (ce, *_dlr(threat, classes, 1, seed, FAST_STEPS))
+    targets, likeliest = (min(number, classes - 1) for number in FAST_TARGETS)
+    if threat.norm == "l1":
+        return (ce, climb(threat, "dlr-targeted", steps=FAST_STEPS, targets=targets, seed=seed))
+    first = apgd(threat, loss="dlr-targeted", targets=targets, seed=seed, far=FAR)
+    again = apgd(threat, loss="dlr-targeted", targets=likeliest, seed=(seed + 1) % 2**32, far=FAR)
+    return (ce, first, replace(again, name="apgd-t-again"))
 
 
-FAST_STEPS, FAST_TARGETS = 50, 9  # chosen on 400 train images of digits: fewer targets miss a point or more
+# Chosen on 700 train images of digits: none whose targeted loss was below FAR at the first checkpoint, after 22 steps,
+# fell to the other 78, which are two thirds of the attack's time.
+FAST_STEPS, FAST_TARGETS, FAR = 50, (9, 3), -0.5
 
 
 def climb(
