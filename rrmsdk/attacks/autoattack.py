@@ -68,9 +68,9 @@ def fast(threat: ThreatModel, *, classes: int, seed: int = 0) -> Sequence:
     return (ce, first, replace(again, name="apgd-t-again"))
 
 
-# Chosen on 700 train images of digits: none whose targeted loss was below FAR at the first checkpoint, after 22 steps,
-# fell to the other 78, which are two thirds of the attack's time.
-FAST_STEPS, FAST_TARGETS, FAR = 50, (9, 3), -0.5
+# Chosen on 700 train images of five networks on digits: with -0.5 in the place of FAR, or with none, the same images fell
+# but for one, at two thirds more time; with -0.25 three more withstood. Targets tried again: with 0 up to four withstood.
+FAST_STEPS, FAST_TARGETS, FAR = 50, (9, 2), -0.35
 
 
 def climb(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rrmsdk.attacks.apgd import apgd, checkpoints
-from rrmsdk.attacks.autoattack import autoattack, fast
+from rrmsdk.attacks.autoattack import FAR, autoattack, fast
 from rrmsdk.attacks.fab import fab
 from rrmsdk.attacks.reference import autoattack_standard
 from rrmsdk.attacks.searching import searched
@@ -251,6 +251,35 @@ def test_autoattack_has_the_attacks_that_so_many_classes_allow(classes, names):
     found = autoattack(LINF, classes=classes)
     assert [one.name for one in found] == names
     assert found[2].settings["targets"] == min(9, classes - 1)
+
+
+class Counted(torch.nn.Module):
+    """Counts the images of its backward passes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.images = inner, 0
+
+    def forward(self, x):
+        count = len(x)  # also keeps torch.fx from tracing it, so that attacks call this very module
+        self.images += count if torch.is_grad_enabled() else 0
+        return self.inner(x)
+
+
+def test_a_target_that_is_far_off_is_given_up_and_no_image_is_lost_by_it(model):
+    threat = WHERE_HALF_FALL["linf"]
+    found, passes = [], []
+    for far in (None, FAR, 0.0):
+        counted = Counted(model).eval()
+        one = apgd(threat, loss="dlr-targeted", steps=100, targets=9, far=far)
+        found.append(outcomes(counted, (one,), threat, images=40))
+        passes.append(counted.images)
+        assert one.settings.get("gives_up_below") == far
+    assert found[0] == found[1]
+    assert passes[1] < 0.6 * passes[0]
+    left = found[2].count(".")
+    assert passes[2] <= 9 * 40 * 101 - 9 * left * (100 - checkpoints(100)[0])  # at 0 nothing that still stands goes on
+    assert left >= found[0].count(".")
 
 
 def test_fast_leaves_square_and_fab_out_and_is_never_called_autoattack(model):
