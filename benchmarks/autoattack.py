@@ -202,20 +202,26 @@ def _table(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     ])  # fmt: skip
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(says: str | None, *, images: int = 1000, work: str = "runs/autoattack") -> argparse.ArgumentParser:
+    """What the comparisons of attacks ask in common; `says` is the help's text."""
+    parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", required=True, help="hub:NAME, digits:METHOD, a folder; repeat")
+    parser.add_argument("--theme", required=True, help="part of the result file's name")
+    parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--note", default="", help="a sentence for the result file")
+    parser.add_argument("--work", type=Path, default=Path(work))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser
+
+
+def _arguments() -> argparse.Namespace:
+    parser = options(__doc__)
     parser.add_argument("--data", default="digits", help="the data set of all models")
     parser.add_argument("--threat", action="append", required=True, help="NORM:EPS; repeat")
-    parser.add_argument("--theme", required=True, help="part of the result file's name")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--search", choices=("fp32", "bf16"), default="fp32", help="the precision of our attacks")
     parser.add_argument("--again", type=int, help="also the authors' code with this seed")
-    parser.add_argument("--note", default="", help="a sentence for the result file")
-    parser.add_argument("--work", type=Path, default=Path("runs/autoattack"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()
 
 

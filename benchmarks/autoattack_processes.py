@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import rrmsdk
-from benchmarks.autoattack import attacked, attacked_by_reference, trained
+from benchmarks.autoattack import attacked, attacked_by_reference, options, trained
 from rrmsdk import data as rooms
 from rrmsdk import files
 from rrmsdk.attacks.autoattack import autoattack
@@ -103,16 +103,9 @@ def _table(rows: list[str], args: argparse.Namespace) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True, help="hub:NAME, digits:METHOD, a folder; repeat")
-    parser.add_argument("--theme", required=True, help="part of the result file's name")
-    parser.add_argument("--images", type=int, default=359)
-    parser.add_argument("--batch", type=int, default=256)
+    parser = options(__doc__, images=359)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="threads, or processes")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--note", default="", help="a sentence for the result file")
-    parser.add_argument("--work", type=Path, default=Path("runs/autoattack"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import rrmsdk
-from benchmarks.autoattack import attacked, first_images, timed, trained
+from benchmarks.autoattack import attacked, first_images, options, timed, trained
 from rrmsdk import files
 from rrmsdk.attacks.autoattack import autoattack, fast
 from rrmsdk.schema.report import wilson
@@ -94,17 +93,10 @@ Command: `{command_line()}`
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True, help="hub:NAME, digits:METHOD, a folder; repeat")
+    parser = options(__doc__, work="runs/fast")
     parser.add_argument("--data", default="digits", help="the data set of all models")
     parser.add_argument("--threat", action="append", required=True, help="NORM:EPS; repeat")
-    parser.add_argument("--theme", default="digits", help="part of the result file's name")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--note", default="", help="a sentence for the result file")
-    parser.add_argument("--work", type=Path, default=Path("runs/fast"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args()
 
 
