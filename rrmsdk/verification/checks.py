@@ -121,17 +121,12 @@ def after(results: Sequence[AttackResult], images: int, excess: float, slack: fl
 
 
 def only_square(results: Sequence[AttackResult], images: int) -> Check | None:
-    """Whether Square found what no gradient showed; None where it had nothing to attack.
-
-    A single image says nothing: of honest networks Square finds one in some hundreds.
-    """
+    """Whether Square found what no gradient showed; None where it had nothing to attack."""
     ran = [result for result in results if result.name == "square" and result.attacked]
-    broken = sum(result.broken for result in ran)
-    share = broken / images
+    share = sum(result.broken for result in ran) / images
     return Check(
-        name="black box beats white box", ok=share <= _SQUARE or broken < 2, value=share,
-        says="the share of images that only Square broke; above 0.002, and more than one image, the gradients may be "
-        "masked",
+        name="black box beats white box", ok=share <= _SQUARE, value=share,
+        says="the share of images that only Square broke; above 0.002 the gradients may be masked",
     ) if ran else None  # fmt: skip
 
 

@@ -96,18 +96,14 @@ def test_two_classes_are_flagged():
     assert flags(network(2), split=split, info=info) == {"few classes": 2}
 
 
-@pytest.mark.parametrize(
-    ("images", "broken", "fine"),
-    [(100, 3, False), (100, 2, False), (100, 1, True), (1000, 3, False), (1000, 2, True), (100, 0, True)],
-)
-def test_square_finding_what_gradients_missed_is_flagged_from_two_images_on(images, broken, fine):
+def test_square_finding_what_gradients_missed_is_flagged():
     rows = [
-        AttackResult(name="apgd-ce", attacked=images, broken=images // 2, robust=0.5, seconds=1),
-        AttackResult(name="square", attacked=images // 2, broken=broken, robust=0.5 - broken / images, seconds=1),
+        AttackResult(name="apgd-ce", attacked=100, broken=50, robust=0.5, seconds=1),
+        AttackResult(name="square", attacked=50, broken=3, robust=0.47, seconds=1),
     ]
-    told = {check.name: check for check in checks.after(rows, images, 0.0, 1e-6, 0)}
-    assert told["black box beats white box"].ok is fine
-    assert told["black box beats white box"].value == pytest.approx(broken / images)
+    told = {check.name: check for check in checks.after(rows, 100, 0.0, 1e-6, 0)}
+    assert not told["black box beats white box"].ok
+    assert told["black box beats white box"].value == pytest.approx(0.03)
 
 
 @pytest.mark.slow
