@@ -92,6 +92,30 @@ WRONG = {
         "FieldError",
         "stop = 'below' is said of a floor: give at_least, or against",
     ),
+    "rrmsdk.verify(TEACHER, attack='pgd', search='bf16')": (
+        "FieldError",
+        "search = 'bf16' goes with our own autoattack",
+    ),
+    "rrmsdk.verify(TEACHER, attack='pgd', version='plus')": (
+        "FieldError",
+        "version = 'plus' goes with attack = 'autoattack', not 'pgd'",
+    ),
+    "rrmsdk.verify(TEACHER, attack='pgd', engine='reference')": (
+        "FieldError",
+        "runs autoattack (standard) and apgd, not 'pgd'",
+    ),
+    "rrmsdk.verify(TEACHER, version='plus', engine='reference')": ("FieldError", "not version 'plus'"),
+    "rrmsdk.verify(TEACHER, queries=5)": ("FieldError", "queries = 5 goes with attack = 'square', not 'autoattack'"),
+    "rrmsdk.curve(TEACHER, attack='pgd', search='bf16')": ("FieldError", "search = 'bf16' goes with our own"),
+    "rrmsdk.curve(TEACHER, steps=5)": ("FieldError", "fast has its own. Leave them out"),
+    "transfer(verify={'steps': 5})": (
+        "FieldError",
+        "steps = 5 and restarts = None go with attack = 'apgd' or 'pgd'; AutoAttack has its own",
+    ),
+    "rrmsdk.train(RECIPE | {'verify': {'attack': 'fast', 'engine': 'reference'}})": (
+        "FieldError",
+        "not 'fast'. Use engine = 'native'",
+    ),
     "rrmsdk.zoo_check('digits-cnn-linf', images=-5)": ("FieldError", "images = -5: 0 is the least"),
     "rrmsdk.zoo_check('digits-cnn-linf', batch=0)": ("FieldError", "batch = 0: 1 is the least"),
     "rrmsdk.zoo(min_robust=45)": ("FieldError", "min_robust = 45: a share of the test images, such as 0.3"),
@@ -105,11 +129,13 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    here = tmp_path_factory.mktemp("here")
     done = subprocess.run(
         [sys.executable, "-c", CALLS], input=json.dumps(list(WRONG)), capture_output=True, text=True, timeout=120,
-        cwd=tmp_path_factory.mktemp("here"),
+        cwd=here,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert not list(here.iterdir()), "refused only after something had been written"
     return dict(zip(WRONG, json.loads(done.stdout), strict=True))
 
 

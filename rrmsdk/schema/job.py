@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rrmsdk.errors import FieldError, RefError, did_you_mean
 from rrmsdk.schema import value
@@ -53,6 +53,14 @@ class Judge(Value):
             except FieldError as exc:
                 raise ValueError(str(exc)) from exc
         return radii
+
+    @model_validator(mode="after")
+    def _is_a_judgement(self) -> Judge:
+        try:
+            self.spec()
+        except ValidationError as exc:
+            raise ValueError(value.explain(exc, VerifySpec)) from exc
+        return self
 
     def spec(self, images: int | None = None) -> VerifySpec:
         """As the verification engine is told, for another number of images where one is given."""

@@ -168,6 +168,35 @@ class VerifySpec(Value):
     search: Literal["fp32", "bf16"] = "fp32"
     seed: Seed = 0
 
+    @model_validator(mode="after")
+    def _has_no_settings_of_another_attack(self) -> VerifySpec:
+        if self.queries is not None and self.attack != "square":
+            raise ValueError(f"queries = {self.queries} goes with attack = 'square', not '{self.attack}'")
+        if self.attack not in ("apgd", "pgd") and (self.steps is not None or self.restarts is not None):
+            name = "AutoAttack" if self.attack == "autoattack" else self.attack
+            raise ValueError(
+                f"steps = {self.steps} and restarts = {self.restarts} go with attack = 'apgd' or 'pgd'; "
+                f"{name} has its own. Leave them out"
+            )
+        if self.version != "standard" and self.attack != "autoattack":
+            raise ValueError(f"version = '{self.version}' goes with attack = 'autoattack', not '{self.attack}'")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_what_the_engine_can(self) -> VerifySpec:
+        if self.engine == "reference" and (self.attack not in ("autoattack", "apgd") or self.version != "standard"):
+            what = f"'{self.attack}'" if self.version == "standard" else f"version '{self.version}'"
+            raise ValueError(
+                f"engine = 'reference' runs autoattack (standard) and apgd, not {what}. Use engine = 'native'"
+            )
+        ours = self.attack in ("autoattack", "fast", "apgd", "square") and self.engine == "native"
+        if self.search != "fp32" and (not ours or self.version == "rand"):
+            raise ValueError(
+                f"search = '{self.search}' goes with our own autoattack (standard, plus), fast, apgd and square. "
+                "Leave it out"
+            )
+        return self
+
 
 class Recipe(Value):
     """Everything `rrmsdk train` and `rrmsdk transfer` need.

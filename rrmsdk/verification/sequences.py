@@ -46,10 +46,11 @@ def chosen(
     """What a spec asks for, after `replay`.
 
     Raises:
-        FieldError: settings that belong to another attack or engine.
+        FieldError: `replay` is asked for, and there is none.
         MismatchError: an attack that needs gradients, and a black box.
     """
-    _fits(spec, replay)
+    if spec.attack == "replay" and replay is None:
+        raise FieldError("attack = 'replay' needs images: rrmsdk.attack(..., replay='adversarial.safetensors')")
     _possible(model, spec)
     if replay is None:
         return _asked(model, threat, spec, classes, device)._replace(search=spec.search)
@@ -114,27 +115,3 @@ def _possible(model: nn.Module, spec: VerifySpec) -> None:
         )
     if isinstance(model, BlackBox) and spec.search != "fp32":
         raise MismatchError(f"search = '{spec.search}': a black box computes as it does. Leave it out")
-
-
-def _fits(spec: VerifySpec, replay: Attack | None) -> None:
-    if spec.attack == "replay" and replay is None:
-        raise FieldError("attack = 'replay' needs images: rrmsdk.attack(..., replay='adversarial.safetensors')")
-    if spec.queries is not None and spec.attack != "square":
-        raise FieldError(f"queries = {spec.queries} goes with attack = 'square', not '{spec.attack}'")
-    if spec.attack not in ("apgd", "pgd") and (spec.steps is not None or spec.restarts is not None):
-        name = "AutoAttack" if spec.attack == "autoattack" else spec.attack
-        raise FieldError(
-            f"steps = {spec.steps} and restarts = {spec.restarts} go with attack = 'apgd' or 'pgd'; "
-            f"{name} has its own. Leave them out"
-        )
-    if spec.version != "standard" and spec.attack != "autoattack":
-        raise FieldError(f"version = '{spec.version}' goes with attack = 'autoattack', not '{spec.attack}'")
-    if spec.engine == "reference" and (spec.attack not in ("autoattack", "apgd") or spec.version != "standard"):
-        what = f"'{spec.attack}'" if spec.version == "standard" else f"version '{spec.version}'"
-        raise FieldError(f"engine = 'reference' runs autoattack (standard) and apgd, not {what}. Use engine = 'native'")
-    ours = spec.attack in ("autoattack", "fast", "apgd", "square") and spec.engine == "native"
-    if spec.search != "fp32" and (not ours or spec.version == "rand"):
-        raise FieldError(
-            f"search = '{spec.search}' goes with our own autoattack (standard, plus), fast, apgd and square. "
-            "Leave it out"
-        )

@@ -112,6 +112,7 @@ def test_the_digest_changes_with_any_field_and_with_nothing_else(tmp_path):
         ("[push]", "[push]\nrepo = 'a/b'", "(at line 20, column 18): repo is given twice"),
         ("[push]", "[push]\n[push]", "(at line 19, column 6): [push] is given twice"),
         ("[push]", "[judge]\nattack = 'autoatack'\n[push]", "'fast', 'apgd' or 'pgd'. Did you mean 'autoattack'"),
+        ("[push]", "[judge]\nattack = 'fast'\nversion = 'plus'\n[push]", "version = 'plus' goes with attack = 'autoat"),
         ("[push]", "[judge]\ncurve = '1/5..0:3'\n[push]", "curve '1/5..0:3' does not go up"),
         ("[push]", "[judge]\nimages = -1\n[push]", "'judge.images' = -1: Input should be greater than or equal to 0"),
         ("[push]", "[gate]\naudit_every = 3\n[push]", "audit_every = 3 and audit_images = 0: give both"),

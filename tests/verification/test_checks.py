@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rrmsdk.attacks.reference import autoattack_standard
 from rrmsdk.data import Split, to_unit
-from rrmsdk.errors import DataError, FieldError, IntegrityError, MismatchError, SaveError
+from rrmsdk.errors import DataError, IntegrityError, MismatchError, SaveError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import AttackResult
 from rrmsdk.verification import checks, read_adversarial, reevaluate, saved, verify
@@ -185,11 +185,6 @@ def test_nan_logits_that_only_an_attack_meets_are_an_error_not_robustness(attack
 
     with pytest.raises(DataError, match=r"the model gives a logit of nan .* an error, not robustness"):
         judge(Changed(logits=nan_off_grid), VerifySpec(attack=attack, images=16))
-
-
-def test_steps_for_autoattack_are_refused():
-    with pytest.raises(FieldError, match="steps = 5 and restarts = None go with attack = 'apgd' or 'pgd'"):
-        judge(network(), VerifySpec(attack="autoattack", images=4, steps=5))
 
 
 # What is interrupted, or cannot be written or read

@@ -12,7 +12,7 @@ from rrmsdk.attacks.reference import autoattack_standard
 from rrmsdk.attacks.searching import searched
 from rrmsdk.attacks.square import square
 from rrmsdk.data import to_unit
-from rrmsdk.errors import FieldError, IntegrityError
+from rrmsdk.errors import IntegrityError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import read_adversarial, reevaluate, verify
@@ -229,18 +229,6 @@ def test_another_batch_goes_on_from_the_same_journal(model, tmp_path):
     )  # fmt: skip
     assert second.outcomes == first.outcomes
     assert not told
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [({"attack": "fast", "steps": 5}, "fast has its own"),
-     ({"attack": "pgd", "version": "plus"}, "version = 'plus' goes with attack = 'autoattack'"),
-     ({"attack": "pgd", "engine": "reference"}, "runs autoattack .standard. and apgd, not 'pgd'"),
-     ({"version": "plus", "engine": "reference"}, "not version 'plus'")],
-)  # fmt: skip
-def test_settings_of_another_attack_are_refused(model, fields, message):
-    with pytest.raises(FieldError, match=message):
-        judge(model, VerifySpec(images=4, **fields))
 
 
 @pytest.mark.parametrize(("classes", "names"), [
