@@ -88,7 +88,8 @@ def here(recipe: Recipe, folder: Path, method: Method, *, title: str, quiet: boo
         networks = teachers.networks(taught, images.info, method)
         notes = teachers.notes(taught, recipe)
         student = runs.student(recipe, images.info, networks)
-        with runs.opened(folder, recipe) as finished:
+        draft = runs.draft(folder, recipe, student.config, images.info, taught, notes)
+        with runs.opened(folder, draft) as finished:
             if finished is not None:
                 return finished
             pair, train = Pair(student, networks), images.train.to(device)
@@ -96,7 +97,6 @@ def here(recipe: Recipe, folder: Path, method: Method, *, title: str, quiet: boo
             if ranks.number:
                 trainer.follow(training, folder)
             else:
-                draft = runs.draft(folder, recipe, student.config, images.info, taught, notes)
                 held_out = images.validation.to(device)
                 ended = trainer.run(training, held_out, folder, title=title, quiet=quiet, draft=draft)
                 runs.bundle(folder, draft, ended)

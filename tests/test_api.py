@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,25 @@ def test_a_finished_run_is_not_trained_again(bundle):
     )
     assert again.card == bundle.card
     assert bundle.weights.stat().st_mtime_ns == before
+
+
+def test_a_finished_run_is_not_given_back_for_a_teacher_that_has_changed(bundle, tmp_path):
+    """The folder of a reference is a name: what lies there may have been trained again."""
+
+    def taught() -> rrmsdk.Bundle:
+        how = {"epochs": 0.1, "validate_every": 0.0}
+        return rrmsdk.transfer(
+            f"path:{tmp_path / 'teacher'}", STUDENT, "digits", train=how, verify=None, out=tmp_path / "run", quiet=True
+        )
+
+    rrmsdk.pull("hub:digits-cnn-linf", tmp_path / "teacher")
+    first = taught()
+    assert taught().card == first.card
+    (tmp_path / "teacher").rename(tmp_path / "before")
+    shutil.copytree(bundle.path, tmp_path / "teacher")
+    with pytest.raises(rrmsdk.MismatchError, match=r"run is of a run with other .* \(teacher path:teacher .* there, "):
+        taught()
+    assert rrmsdk.pull(f"path:{tmp_path / 'run'}").card == first.card
 
 
 def test_a_folder_with_a_run_of_another_recipe_is_refused_with_the_difference(bundle):

@@ -194,6 +194,24 @@ def test_two_fields_make_a_grid(tmp_path):
     assert len({point.weights_sha256 for point in swept.points}) == 4
 
 
+@pytest.mark.parametrize(
+    ("method", "field", "values"), [("rrm", "train.batch", "32,64"), ("mixacm", "method.mixup", "true,false")]
+)
+def test_values_that_need_a_feature_bank_each_are_refused_where_one_folder_is_named(method, field, values, tmp_path):
+    bank = {"folder": str(tmp_path / "bank")}
+    fields = FIELDS | {"method": {"name": method}, "train": FIELDS["train"] | {"bank": bank}}
+    with pytest.raises(FieldError, match=f"{field}: each value needs a feature bank of its own.*Leave the folder out"):
+        _sweep(tmp_path / "sweep", values, field, fields)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_share_a_feature_bank_fill_one_folder(tmp_path):
+    fields = FIELDS | {"train": FIELDS["train"] | {"epochs": 0.2, "bank": {"folder": str(tmp_path / "bank")}}}
+    swept = _sweep(tmp_path / "sweep", "5e-3,0.5", fields=fields)
+    assert len(swept.points) == 2
+    assert (tmp_path / "bank" / "key.json").is_file()
+
+
 def test_a_folder_of_another_recipe_is_refused(tmp_path):
     _sweep(tmp_path, "5e-3")
     other = FIELDS | {"train": FIELDS["train"] | {"lr": 0.01}}

@@ -20,6 +20,11 @@ MOST_FIELDS = 2  # of a grid: three fields of seven values are 343 runs
 JUDGED = ("data", "threat", "verify")
 SAID = ("schema_version", "name", "notes", "licence")
 LONGEST = 60  # characters of a folder's name
+# What a feature bank depends on, beside fields of some methods (see `schema.bank.BankKey`).
+OF_BANK = {
+    "teacher", "seed", "method.name", "train.batch", "train.augment", "train.precision", "train.channels_last",
+    "train.compile", "train.bank.precision",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def placed(base: Recipe, values: Mapping[str, Any]) -> Recipe:
     fields = base.model_dump(mode="json", exclude_none=True)
     for field, given in values.items():
         _may_vary(field)
+        _keeps_its_bank(base, field)
         fields = _with(fields, field.split("."), given, field)
     where = ", ".join(f"{field} = {given}" for field, given in values.items())
     recipe = value.parse(Recipe, fields, f"point {where}")
@@ -99,6 +105,16 @@ def _may_vary(field: str) -> None:
         )
     if first in SAID:
         raise FieldError(f"{field} changes nothing about the student; sweep a field of method, train or student")
+
+
+def _keeps_its_bank(base: Recipe, field: str) -> None:
+    bank, kind = base.train.bank, methods.KINDS.get(base.method.get("name", ""))
+    of_method = {f"method.{name}" for name in getattr(kind, "target_fields", ())}
+    if bank is not None and bank.folder is not None and field in OF_BANK | of_method:
+        raise FieldError(
+            f"{field}: each value needs a feature bank of its own, and train.bank.folder = '{bank.folder}' is one. "
+            "Leave the folder out: then each bank has one of its own"
+        )
 
 
 def _with(fields: dict[str, Any], path: list[str], given: Any, field: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rrmsdk.schema.recipe import Recipe
 from rrmsdk.training import distributed
 from rrmsdk.training.epochs import Draft, written
 from rrmsdk.training.log import BOARD
-from rrmsdk.training.run import BEST, CHECKPOINT, LAST, Trained
+from rrmsdk.training.run import BEST, CHECKPOINT, LAST, Trained, made_of, unchanged
 
 LOCK = ".lock"
 
@@ -45,14 +45,14 @@ def student(recipe: Recipe, info: DataInfo, teachers: tuple[Classifier, ...]) ->
 
 
 @contextmanager
-def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
+def opened(folder: Path, draft: Draft) -> Iterator[Bundle | None]:
     """Hold the folder for one run; gives its bundle if that run is finished already.
 
     Rank 0 holds it for all ranks.
 
     Raises:
-        MismatchError: the folder holds a run of another recipe; the fields that differ are shown. Or another rank does
-            not see what rank 0 has written there.
+        MismatchError: the folder holds a run of another recipe, or a finished one of other images or teachers; what
+            differs is shown. Or another rank does not see what rank 0 has written there.
         SaveError: another process is training there, or the folder cannot be written.
     """
     if distributed.here().number:
@@ -69,11 +69,14 @@ def opened(folder: Path, recipe: Recipe) -> Iterator[Bundle | None]:
     with lock:
         kept = folder / bundles.RUN
         if kept.exists() and not _nothing_saved(folder):
-            same_recipe(value.read(Recipe, kept), recipe, folder)
+            same_recipe(value.read(Recipe, kept), draft.recipe, folder)
         else:
-            value.write(recipe, kept)
-        finished = distributed.agreed(bundles.is_bundle(folder))
-        yield bundles.read(folder) if finished else None
+            value.write(draft.recipe, kept)
+        finished = bundles.read(folder) if bundles.is_bundle(folder) else None
+        if finished is not None:
+            unchanged(made_of(finished.card), made_of(draft.card), folder)
+        distributed.agreed(finished is not None)
+        yield finished
 
 
 def _nothing_saved(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from rrmsdk.errors import DivergedError, MismatchError
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema import value
 from rrmsdk.schema.bank import differences
+from rrmsdk.schema.card import Card
 from rrmsdk.training import bank, checkpoint, distributed, epochs
 from rrmsdk.training.epochs import Draft
 from rrmsdk.training.log import Bar, Metrics, progress
@@ -52,8 +53,8 @@ def run(
     """
     path = folder / CHECKPOINT
     facts = _begin(training, path, title, quiet)
-    made_of = _made_of(draft)
-    _same(facts, made_of, path)
+    made = {} if draft is None else made_of(draft.card)
+    unchanged(json.loads(facts.get("made_of", "{}")), made, path)
     best = value.from_json(Validation, facts["best"]) if "best" in facts else None
     metrics = Metrics(folder, training.done)
     try:
@@ -69,7 +70,7 @@ def run(
                 if to_save or time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                     look(step.loss, training)  # an accelerator's is not looked at in each step, and this one is kept
                     sound(training)
-                    save(training, folder, best, made_of)
+                    save(training, folder, best, made)
                     metrics.write()
                     saved = time.monotonic()
         return _finish(training, validation, folder, metrics, best)
@@ -124,25 +125,22 @@ def _after(
     return best
 
 
-def save(training: Training, folder: Path, best: Validation | None, made_of: dict[str, str]) -> None:
+def save(training: Training, folder: Path, best: Validation | None, made: dict[str, str]) -> None:
     """Write the checkpoint; the best validation so far, and what the weights are made of, travel with it."""
     facts = {"best": best.model_dump_json()} if best else {}
-    checkpoint.save(training, folder / CHECKPOINT, facts | {"made_of": json.dumps(made_of)})
+    checkpoint.save(training, folder / CHECKPOINT, facts | {"made_of": json.dumps(made)})
 
 
-def _made_of(draft: Draft | None) -> dict[str, str]:
+def made_of(card: Card) -> dict[str, str]:
     """Images and teachers by their hash: the folder or the name in a recipe may stand for others tomorrow."""
-    if draft is None:
-        return {}
-    card, extra = draft.card, draft.card.data.extra
+    extra = card.data.extra
     images = {"data": card.data.fingerprint} | ({"extra": extra.fingerprint} if extra else {})
     return images | {f"teacher {pinned.ref}": pinned.weights_sha256 for pinned in card.teachers}
 
 
-def _same(facts: dict[str, str], made_of: dict[str, str], path: Path) -> None:
-    """Raises MismatchError: the checkpoint was made of other images, or taught by others."""
-    kept = json.loads(facts.get("made_of", "{}"))
-    if made_of and kept and (differ := differences(kept, made_of)):
+def unchanged(kept: dict[str, str], asked: dict[str, str], path: Path) -> None:
+    """Raises MismatchError: what lies at `path` was made of other images, or taught by others; both are shown."""
+    if asked and kept and (differ := differences(kept, asked)):
         raise MismatchError(
             f"{path} is of a run with other images or teachers ({'; '.join(differ)}). Choose another folder, or delete "
             "this one to start again"
