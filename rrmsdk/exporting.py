@@ -128,11 +128,9 @@ def _can_be(
 
 def _compared(network: Classifier, images: Dataset, threat: ThreatModel) -> tuple[Tensor, Tensor]:
     """The images of the comparison of logits, as they are and attacked."""
-    import torch.nn.functional as F
-
-    from rrmsdk.attacks.pgd import pgd
+    from rrmsdk.attacks.pgd import pgd_on_labels
     from rrmsdk.data import to_unit
 
     split = images.test.take(COMPARED)
     clean, labels = to_unit(split.pixels), split.labels
-    return clean, pgd(lambda x: F.cross_entropy(network(x), labels, reduction="sum"), clean, threat, steps=10)
+    return clean, pgd_on_labels(network, clean, labels, threat, steps=10)

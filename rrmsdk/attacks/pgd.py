@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from rrmsdk.attacks.geometry import Images, direction, project
 from rrmsdk.schema.threat import ThreatModel
@@ -44,3 +45,24 @@ def pgd(
         delta = project(at.detach() + step * direction(grad, threat) - x, threat)
         adversarial = (x + delta).clamp(0.0, 1.0)
     return adversarial.detach()
+
+
+def pgd_on_labels(
+    network: nn.Module,
+    x: Images,
+    y: Int64[Tensor, " B"],
+    threat: ThreatModel,
+    *,
+    steps: int = 10,
+    rel_step: float = 0.25,
+    start: Images | None = None,
+) -> Images:
+    """x' = argmax CE(f(x'), y), of hard labels. Arguments and what is given back as of `pgd`."""
+    return pgd(
+        lambda z: F.cross_entropy(network(z), y, reduction="sum"),
+        x,
+        threat,
+        steps=steps,
+        rel_step=rel_step,
+        start=start,
+    )

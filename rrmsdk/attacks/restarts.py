@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int64
 from torch import Tensor, nn
 
 from rrmsdk import draws
 from rrmsdk.attacks.geometry import Images, random_start
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.attacks.searching import Attack, in_rounds
 from rrmsdk.schema.threat import ThreatModel
 
@@ -45,10 +44,7 @@ def pgd_restarts(
     for restart in range(first, first + restarts):
         at, labels = x[left], y[left]
         start = random_start(at, threat, seed=seed, step=0, ids=ids[left], stream=draws.ATTACK + 16 * restart)
-        climbed = pgd(
-            lambda z, labels=labels: F.cross_entropy(model(z), labels, reduction="sum"),
-            at, threat, steps=steps, rel_step=rel_step(steps), start=start,
-        )  # fmt: skip
+        climbed = pgd_on_labels(model, at, labels, threat, steps=steps, rel_step=rel_step(steps), start=start)
         with torch.no_grad():
             broken = model(climbed).argmax(1) != labels
         found[left[broken]] = climbed[broken]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrmsdk import draws
 from rrmsdk.attacks.geometry import random_start
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.attacks.searching import Attack, in_rounds
 from rrmsdk.schema.threat import ThreatModel
 
@@ -17,7 +16,7 @@ def one_step_attack(model: nn.Module, threat: ThreatModel) -> Attack:
     """From the image to the edge of the ball, once: FGSM for linf (Goodfellow et al. 2015)."""
 
     def once(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
-        return pgd(lambda z: F.cross_entropy(model(z), y, reduction="sum"), x, threat, steps=1, rel_step=1.0)
+        return pgd_on_labels(model, x, y, threat, steps=1, rel_step=1.0)
 
     return in_rounds("fgsm", {"loss": "ce", "steps": 1, "rel_step": 1.0, "start": "none"}, (once,))
 

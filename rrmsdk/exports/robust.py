@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrmsdk.attacks.losses import margin
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.data import Dataset, to_unit
 from rrmsdk.errors import ParityError
 from rrmsdk.runtime.rounding import Rounding
@@ -108,10 +107,7 @@ def _further(network: nn.Module, found: saved.Adversarial, trial: Trial) -> Tens
     misleading = []
     with judging(network, trial.seed):
         for x, start, y in parts:
-            climbed = pgd(
-                lambda x, y=y: F.cross_entropy(network(x), y, reduction="sum"), x, trial.threat, steps=FURTHER,
-                start=start,
-            )  # fmt: skip
+            climbed = pgd_on_labels(network, x, y, trial.threat, steps=FURTHER, start=start)
             with torch.no_grad():
                 better = margin(network(climbed), y) > margin(network(start), y)
             misleading.append(torch.where(better.view(-1, 1, 1, 1), climbed, start))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rrmsdk import data
 from rrmsdk.attacks.geometry import random_start
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.methods.inner import in_mode
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.models.pair import Pair
@@ -105,9 +105,7 @@ def _attacked(network: nn.Module, split: data.Split, threat: ThreatModel, seed: 
     with in_mode(network, "eval"):
         for x, y in data.batches(split, BATCH):
             start = random_start(x, threat, seed=seed, step=0, ids=split.ids[at : at + len(y)])
-            found.append(
-                pgd(lambda z, y=y: F.cross_entropy(network(z), y, reduction="sum"), x, threat, steps=STEPS, start=start)
-            )
+            found.append(pgd_on_labels(network, x, y, threat, steps=STEPS, start=start))
             at += len(y)
     return found
 

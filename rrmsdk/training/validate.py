@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from rrmsdk import data
 from rrmsdk.attacks.geometry import random_start
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.attacks.untouched import frozen
 from rrmsdk.methods.inner import in_mode
 from rrmsdk.models.classifier import Classifier
@@ -43,9 +42,7 @@ def validate(
         for x, y in data.batches(split, 128):
             ids = split.ids[at : at + len(y)]
             start = random_start(x, threat, seed=seed, step=0, ids=ids)
-            x_adv = pgd(
-                lambda z, y=y: F.cross_entropy(student(z), y, reduction="sum"), x, threat, steps=STEPS, start=start
-            )
+            x_adv = pgd_on_labels(student, x, y, threat, steps=STEPS, start=start)
             with torch.no_grad():
                 clean_right = student(x).argmax(1) == y
                 right += int(clean_right.sum())

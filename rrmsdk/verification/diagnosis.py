@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from rrmsdk.attacks.geometry import random_start
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.attacks.restarts import rel_step
 from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
@@ -60,10 +59,7 @@ def said(
     for at in torch.arange(len(split)).split(batch):
         x, y, ids = to_unit(split.pixels[at]).to(device), split.labels[at].to(device), split.ids[at].to(device)
         start = random_start(x, threat, seed=seed, step=0, ids=ids)
-        climbed = pgd(
-            lambda z, y=y: F.cross_entropy(model(z), y, reduction="sum"),
-            x, threat, steps=steps, rel_step=rel_step(steps), start=start,
-        )  # fmt: skip
+        climbed = pgd_on_labels(model, x, y, threat, steps=steps, rel_step=rel_step(steps), start=start)
         with torch.no_grad():
             clean.append(model(x).float().cpu())
             attacked.append(model(into_ball(climbed, x, threat)).float().cpu())

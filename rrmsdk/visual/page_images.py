@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from rrmsdk.attacks.geometry import random_start
-from rrmsdk.attacks.pgd import pgd
+from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.attacks.restarts import rel_step
 from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
@@ -109,10 +108,7 @@ def by_pgd(
         if len(right):
             natural, labels = x[right], y[right]
             start = random_start(natural, threat, seed=seed, step=0, ids=ids[right])
-            climbed = pgd(
-                lambda z, labels=labels: F.cross_entropy(model(z), labels, reduction="sum"),
-                natural, threat, steps=steps, rel_step=rel_step(steps), start=start,
-            )  # fmt: skip
+            climbed = pgd_on_labels(model, natural, labels, threat, steps=steps, rel_step=rel_step(steps), start=start)
             end[right] = into_ball(climbed, natural, threat)
         with torch.no_grad():
             after.append(model(end).float())
