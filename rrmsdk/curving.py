@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from rrmsdk import launching
 from rrmsdk.errors import FieldError
 from rrmsdk.opening import at_least, data_of, device_here, images_of, needs_torch, opened, owned, split_of, typed
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
-from rrmsdk.schema.curve import Curve, read_radii
+from rrmsdk.schema.curve import Curve, Distance, read_radii
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.schema.value import Value
 from rrmsdk.verifying import hidden
 
 STEPS = 8
+JOB = "curve.json"
+
+
+class Job(Value):
+    """A curve of a bundle of ours, as each rank is told."""
+
+    folder: str
+    data: DataSpec
+    spec: VerifySpec
+    norm: str
+    radii: tuple[Distance, ...]
+    split: str
+    images: int
+    journal: str
+    quiet: bool
 
 
 @typed
@@ -39,6 +57,7 @@ def curve(
     search: str = "fp32",
     out: str | Path | None = None,
     journal: str | Path | None = None,
+    devices: int = 1,
     quiet: bool = False,
 ) -> Curve:
     """Robust accuracy against eps; `curve.json` of the bundle, and `curve.svg` with the extra `report`.
@@ -60,16 +79,12 @@ def curve(
         images: of the split, from its start; None or 0: all.
         split: `test` or `validation`.
         search: `fp32` or `bf16`, as in `verify`.
+        devices: as in `verify`.
 
     Raises:
-        FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError
+        FieldError, DataError, MismatchError, RefError, HubError, IntegrityError, SaveError, RankError
     """
     needs_torch("curve")
-    from rrmsdk import models
-    from rrmsdk.training.log import progress
-    from rrmsdk.verification.curve import measure
-    from rrmsdk.verification.journal import discard
-
     asked = {"attack": attack, "steps": steps, "restarts": restarts, "batch": batch, "seed": seed, "search": search}
     spec = value.parse(VerifySpec, asked, "curve")
     at_least(images=(images or 0, 0))
@@ -81,22 +96,58 @@ def curve(
     value.parse(ThreatModel, {"norm": norm or threat.norm, "eps": radii[-1]}, "curve")  # before a copy is made
     bundle = owned(model, out)
     source = data_of(bundle, data)
-    found = images_of(source, bundle)
-    chosen = split_of(found, split, images or 0)
     strength = spec.model_dump_json(exclude={"batch", "at_least", "stop", "confidence", "images"})
-    kept = Path(journal or hidden(bundle, "curve", source.model_dump_json(), norm or threat.norm, split, strength))
-    with progress(f"curve {bundle.card.name}", quiet) as bar:
-        result = measure(
-            models.from_bundle(bundle).to(device_here()), chosen, radii, norm or threat.norm, spec, trained_for=threat,
-            info=found.info, weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=split, journal=kept,
-            tell=lambda says, done, of: bar(done, of, says),
+    kept = journal or hidden(bundle, "curve", source.model_dump_json(), norm or threat.norm, split, strength)
+    job = Job(
+        folder=str(bundle.path), data=source, spec=spec, norm=norm or threat.norm, radii=radii, split=split,
+        images=images or 0, journal=str(kept), quiet=quiet,
+    )  # fmt: skip
+    if devices == 1 or "RANK" in os.environ:
+        return here(job)
+    launching.shared(job, JOB, devices, Path(kept))
+    return value.read(Curve, bundle.path / bundles.CURVE)
+
+
+def here(job: Job) -> Curve:
+    """This process's share of a curve; the first one writes it."""
+    from rrmsdk.training import distributed
+
+    with distributed.joined() as ranks:
+        found = _measured(job, ranks)
+        distributed.wait()  # nobody reads the journals any more
+        if ranks.number == 0:
+            _kept(found, job)
+        distributed.wait()
+    return found
+
+
+def _measured(job: Job, ranks: Any) -> Curve:
+    from rrmsdk import models
+    from rrmsdk.training import distributed
+    from rrmsdk.training.log import progress
+    from rrmsdk.verification.curve import measure
+    from rrmsdk.verification.verify import Share
+
+    bundle = bundles.read(Path(job.folder))
+    images = images_of(job.data, bundle)
+    with progress(f"curve {bundle.card.name}", job.quiet or ranks.number > 0) as bar:
+        return measure(
+            models.from_bundle(bundle).to(device_here()), split_of(images, job.split, job.images), job.radii, job.norm,
+            job.spec, trained_for=bundle.card.threat, info=images.info,
+            weights_sha256=bundle.card.files[bundles.WEIGHTS], split_name=job.split, journal=Path(job.journal),
+            share=Share(ranks.number, ranks.world, distributed.wait), tell=lambda says, done, of: bar(done, of, says),
         )  # fmt: skip
-    bundles.keep(bundle, bundles.CURVE, result)
-    for ball in kept.glob(f"{result.norm}-*"):
+
+
+def _kept(found: Curve, job: Job) -> None:
+    from rrmsdk.verification.journal import discard
+
+    bundle = bundles.read(Path(job.folder))
+    bundles.keep(bundle, bundles.CURVE, found)
+    for ball in Path(job.journal).glob(f"{found.norm}-*"):
         discard(ball)
-    discard(kept)
-    _draw(result, bundle.path / bundles.PLOT, quiet)
-    return result
+    discard(Path(job.journal))
+    _draw(found, bundle.path / bundles.PLOT, job.quiet)
 
 
 def _around(threat: ThreatModel, norm: str | None) -> tuple[Fraction, ...]:

@@ -126,11 +126,12 @@ def rank(beside: str) -> None:
 
 
 def _work(place: Path) -> None:
-    from rrmsdk import methods, verifying
+    from rrmsdk import curving, methods, verifying
 
-    if (place / verifying.JOB).is_file():
-        verifying.here(value.read(verifying.Job, place / verifying.JOB))
-        return
+    for verb in (verifying, curving):
+        if (place / verb.JOB).is_file():
+            verb.here(value.read(verb.Job, place / verb.JOB))
+            return
     job = value.read(Job, place / JOB)
     # The pickle is of this very run: the starting process wrote it into a folder that is its user's alone.
     method = pickle.loads((place / METHOD).read_bytes()) if job.own_method else methods.parse(job.recipe.method)
@@ -196,6 +197,14 @@ def _pickled(method: Method) -> bytes:
         return pickle.dumps(method)
     except (pickle.PicklingError, TypeError, AttributeError) as exc:
         raise MismatchError(f"method {name} cannot be sent to other processes: {exc}. Use devices=1") from exc
+
+
+def shared(job: Value, name: str, devices: int, folder: Path) -> None:
+    """A job of a verb's own on so many ranks, each of which finds it under `name`.     Raises as `start`."""
+    enough(devices)
+    with tempfile.TemporaryDirectory(prefix="rrmsdk-ranks-") as beside:
+        value.write(job, Path(beside) / name)
+        start(devices, Path(beside), folder)
 
 
 def start(devices: int, beside: Path, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -112,10 +111,7 @@ def run(job: Job, devices: int = 1, *, alone: bool = False) -> Bundle:
     """
     if devices == 1 or "RANK" in os.environ:
         return here(job, alone=alone)
-    launching.enough(devices)
-    with tempfile.TemporaryDirectory(prefix="rrmsdk-ranks-") as beside:
-        value.write(job, Path(beside) / JOB)
-        launching.start(devices, Path(beside), Path(job.journal))
+    launching.shared(job, JOB, devices, Path(job.journal))
     return bundles.read(Path(job.folder))
 
 

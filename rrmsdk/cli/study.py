@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 import rrmsdk
+from rrmsdk import launching
 from rrmsdk.certifying import RADII
 from rrmsdk.cli.app import (
     AsJson,
     Copy,
     Data,
+    Devices,
     Model,
     Out,
     Precision,
@@ -212,6 +214,7 @@ def curve(
     batch: Annotated[int, typer.Option(help="Images at a time.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the attacks.")] = 0,
     search: Precision = "fp32",
+    devices: Devices = 1,
     journal: Annotated[
         Path | None, typer.Option(help="Keep what is found here until the curve is written. Default: in the bundle.")
     ] = None,
@@ -222,8 +225,10 @@ def curve(
     """Robust accuracy of MODEL against eps, curve.json, curve.svg. Killed, the same command goes on."""
     found = rrmsdk.curve(
         model, data, eps=eps, norm=norm, attack=attack, images=images, split=split, steps=steps, restarts=restarts,
-        batch=batch, seed=seed, search=search, out=out, journal=journal, quiet=quiet or as_json,
+        batch=batch, seed=seed, search=search, out=out, journal=journal, devices=devices, quiet=quiet or as_json,
     )  # fmt: skip
+    if not launching.first():
+        return
     path = owned(model, out).path / bundles.CURVE
     if as_json:
         print_json({"path": str(path)} | found.model_dump(mode="json"))

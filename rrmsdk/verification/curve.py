@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,7 +31,7 @@ from rrmsdk.verification.attacking import Standing, Tally, attack_all, found, st
 from rrmsdk.verification.journal import Journal
 from rrmsdk.verification.judge import excess, into_ball, judging, misled, right, slack
 from rrmsdk.verification.sequences import Chosen, chosen
-from rrmsdk.verification.verify import key_of
+from rrmsdk.verification.verify import Share, key_of
 
 SPOT = 32  # images that withstood at one radius and are attacked at the next smaller one after all
 
@@ -83,6 +84,7 @@ def measure(
     weights_sha256: str,
     split_name: str = "test",
     journal: Path | None = None,
+    share: Share = Share(),  # noqa: B008  (a frozen value)
     tell: Tell = lambda says, done, of: None,
 ) -> Curve:
     """The curve over ascending `radii`, and its checks. See `fall` for what is attacked where.
@@ -91,6 +93,7 @@ def measure(
         split: on the CPU.
         spec: attack, batch and seed; its images and floor are not looked at.
         journal: a folder where what is found is kept as it is found; a curve that was interrupted goes on from it.
+        share: each process gives the same curve; several of them need a journal.
         tell: called with (what is done, steps done, steps in all of this radius).
 
     Raises:
@@ -108,7 +111,11 @@ def measure(
         checks.usable(split.pixels, split.labels, classes)
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, trained_for)
         about = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name}
-        falling = begun(model, split, threats, spec, classes, looked, tell, journal, about)
+        at_first = partial(begun, model, split, threats, spec, classes, looked, tell, journal, about)
+        if share.of > 1:
+            _fall_in_part(at_first(), share)
+            share.wait()
+        falling = at_first()  # what any process has found is in the journals
         fall(falling)
         looked += (_spots(falling, spec.seed), _at_grey(falling), *_checked_again(falling))
     how = falling.choose(threats[-1])
@@ -175,6 +182,14 @@ def fall(falling: Falling) -> None:
         pulling = time.perf_counter() - began
         fell, seconds = _attacked(falling, threat, rest, number)
         falling.work[number] = Work(int(misleads.sum()), len(rest), int(fell.sum()), pulling + seconds)
+
+
+def _fall_in_part(falling: Falling, share: Share) -> None:
+    """Attack this process's part of the images, for what it writes into the journals."""
+    others = torch.ones(len(falling.first), dtype=torch.bool)
+    others[share.number :: share.of] = False
+    falling.first[others] = 0
+    fall(falling)
 
 
 def _pulled(

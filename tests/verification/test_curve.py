@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from rrmsdk.verification.attacking import run
 from rrmsdk.verification.curve import begun, fall, measure
 from rrmsdk.verification.judge import excess, judging, right, slack
 from rrmsdk.verification.sequences import chosen
+from rrmsdk.verification.verify import Share
 from tests.attacks.small_network import LINF, digits, network
 
 TEACHER = "hub:digits-cnn-linf"
@@ -340,6 +343,62 @@ def test_a_curve_that_was_killed_goes_on_and_is_the_one_that_was_not(curved, tmp
     assert [one.attacked for one in found.points] == [one.attacked for one in expected.points]
     assert not list(out.glob(".curve-*"))
     assert kept.count(b"\n") > 1
+
+
+def test_a_process_attacks_its_own_part_and_takes_the_others_from_their_journals(tmp_path):
+    split, told = digits().test.take(12), {"trained_for": LINF, "info": digits().info, "weights_sha256": "0" * 64}
+    spec, radii = VerifySpec(attack="pgd", steps=3), read_radii("1/20,1/10")
+    mine, theirs = ({*split.ids[first::2].tolist()} for first in (0, 1))
+    seen: list[set[int]] = []
+
+    def attacked() -> set[int]:
+        lines = [json.loads(line) for path in tmp_path.glob("linf-*/*.jsonl") for line in path.read_text().splitlines()]
+        rows = [row for line in lines if "about" not in line for row in line["survived"] + line["broken"]]
+        return {row[1] for row in rows}
+
+    def other_is_done() -> None:
+        seen.append(attacked())
+        measure(network(), split, radii, "linf", spec, **told, journal=tmp_path, share=Share(1, 2))
+
+    both = measure(
+        network(), split, radii, "linf", spec, **told, journal=tmp_path, share=Share(0, 2, other_is_done)
+    )  # fmt: skip
+    alone = measure(network(), split, radii, "linf", spec, **told)
+    assert seen[0]
+    assert seen[0] <= mine
+    assert attacked() & theirs
+    assert both.outcomes == alone.outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 3])
+def test_so_many_processes_give_the_curve_of_one(curved, tmp_path, devices):
+    _, expected = curved
+    found = rrmsdk.curve(TEACHER, images=80, devices=devices, out=tmp_path / "b", quiet=True)
+    counts = [
+        [(one.robust, one.pulled, one.attacked, one.broken) for one in curve.points] for curve in (found, expected)
+    ]
+    assert counts[0] == counts[1]
+    assert found.outcomes == expected.outcomes
+    assert [(check.name, check.ok, check.value) for check in found.checks] == [
+        (check.name, check.ok, check.value) for check in expected.checks
+    ]
+    assert not list((tmp_path / "b").glob(".curve-*"))
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_started_again_and_the_curve_is_the_same(curved, tmp_path):
+    _, expected = curved
+    out = tmp_path / "b"
+    command = [sys.executable, "-m", "rrmsdk", "curve", TEACHER, "--images", "80", "--out", str(out), "--devices", "2"]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    ranks: list[int] = []
+    while process.poll() is None and not (len(ranks) == 2 and list(out.glob(".curve-*/*/*.jsonl"))):
+        time.sleep(0.02)
+        ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    os.kill(ranks[1], signal.SIGKILL)
+    assert process.wait(timeout=240) == 0
+    assert json.loads((out / "curve.json").read_text())["outcomes"] == expected.outcomes
 
 
 def test_a_curve_that_is_searched_in_bf16_is_named_so_and_judged_in_fp32(tmp_path):
