@@ -31,6 +31,9 @@ from rrmsdk.cli.app import (
 from rrmsdk.errors import FieldError
 from rrmsdk.opening import owned
 from rrmsdk.schema import bundle as bundles
+from rrmsdk.schema.certified import Certified
+from rrmsdk.schema.corruption import Corruptions
+from rrmsdk.schema.curve import Curve
 from rrmsdk.schema.report import UPPER_BOUND
 from rrmsdk.schema.sweep import Measured, Sweep
 
@@ -105,11 +108,7 @@ def corrupt(
     found = rrmsdk.corrupt(
         model, data, images=images, split=split, batch=batch, seed=seed, out=out, quiet=quiet or as_json
     )  # fmt: skip
-    path = owned(model, out).path / bundles.CORRUPTIONS
-    if as_json:
-        print_json({"path": str(path)} | found.model_dump(mode="json"))
-    else:
-        print(f"{found.summary()}\nwritten to {path}")
+    _tell_written(found, owned(model, out).path / bundles.CORRUPTIONS, as_json)
 
 
 @app.command()
@@ -136,11 +135,7 @@ def certify(
         model, data, sigma=sigma, n0=n0, n=n, alpha=alpha, radii=radius or RADII, images=images, split=split,
         batch=batch, seed=seed, out=out, quiet=quiet or as_json,
     )  # fmt: skip
-    path = owned(model, out).path / bundles.CERTIFIED
-    if as_json:
-        print_json({"path": str(path)} | found.model_dump(mode="json"))
-    else:
-        print(f"{found.summary()}\nwritten to {path}")
+    _tell_written(found, owned(model, out).path / bundles.CERTIFIED, as_json)
 
 
 @app.command()
@@ -227,9 +222,11 @@ def curve(
         model, data, eps=eps, norm=norm, attack=attack, images=images, split=split, steps=steps, restarts=restarts,
         batch=batch, seed=seed, search=search, out=out, journal=journal, devices=devices, quiet=quiet or as_json,
     )  # fmt: skip
-    if not launching.first():
-        return
-    path = owned(model, out).path / bundles.CURVE
+    if launching.first():
+        _tell_written(found, owned(model, out).path / bundles.CURVE, as_json)
+
+
+def _tell_written(found: Certified | Corruptions | Curve, path: Path, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(path)} | found.model_dump(mode="json"))
     else:
