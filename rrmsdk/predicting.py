@@ -35,7 +35,7 @@ RIDGE = 1.0  # of standardised signals: as much as one pair's worth of doubt in 
 COVERAGE = 0.8  # some thirty pairs leave too few beyond 0.9 to tell where that lies
 UNLIKE = (
     "batch", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "epochs", "schedule", "augment", "head", "ema",
-    "swa_from", "clip",
+    "swa_from", "clip", "accumulate",
 )  # fmt: skip
 
 Fields = Mapping[str, Any]
@@ -240,6 +240,7 @@ def unlike(calibration: Calibration, probe: Probed) -> tuple[str, ...]:
         ("threat", str(recipe.threat), str(calibration.threat)),
         ("method", recipe.method, calibration.method),
         ("data.extra", info.extra and info.extra.name, calibration.data.extra and calibration.data.extra.name),
+        ("train.bank.epochs", _seen_again(recipe.train), _seen_again(calibration.train)),
         ("student.start", recipe.student.start and recipe.student.start.file, None),
         *((f"train.{name}", getattr(recipe.train, name), getattr(calibration.train, name)) for name in UNLIKE),
     ]
@@ -254,6 +255,12 @@ def unlike(calibration: Calibration, probe: Probed) -> tuple[str, ...]:
     if not 0.8 <= share / calibration.share <= 1.25:
         strange.append(f"the probe is {share:.2g} of the full run, {calibration.share:.2g} in the calibration")
     return tuple(strange)
+
+
+def _seen_again(train: TrainSpec) -> int | None:
+    """After how many epochs a bank's images begin again, where that is before the end of the run."""
+    epochs = train.bank and train.bank.epochs
+    return epochs if epochs and epochs < train.epochs else None
 
 
 def _brief(given: Any) -> str:

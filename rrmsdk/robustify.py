@@ -85,9 +85,10 @@ def robustify(
     loaded = rooms.load(spec.model_copy(update={"validation": 0.0}))
     fetched = teachers.fetch([teacher])
     (network,) = teachers.networks(fetched, loaded.info, methods.parse({"name": "natural"}))
+    count = min(images or len(loaded.train), len(loaded.train))
     record = RobustDataset(
         teacher=without_place(teacher), teacher_sha256=fetched[0].bundle.card.files[bundles.WEIGHTS],
-        data=loaded.info.name, fingerprint=loaded.info.fingerprint, images=images or len(loaded.train),
+        data=loaded.info.name, fingerprint=loaded.info.fingerprint, images=count,
         steps=rdt.steps, step=rdt.step, seed=seed, fraction=spec.fraction,
         data_seed=spec.seed if spec.fraction < 1 else 0,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import rrmsdk
 from rrmsdk.predicting import SHIPPED, USED, forecast, left_out
 from rrmsdk.schema import value
 from rrmsdk.schema.prediction import Calibration, Prediction
-from rrmsdk.schema.recipe import TrainSpec
+from rrmsdk.schema.recipe import BankSpec, TrainSpec
 
 TEACHER = "hub:digits-cnn-linf"
 STUDENT = {"arch": "resnet14", "width_mult": 0.25, "width": "teacher"}
@@ -73,6 +73,8 @@ def test_settings_unlike_the_calibration_are_named_and_leave_no_interval(tiny):
         ({"fraction": 0.15}, {}, "194 images are trained on here, 1294 in the calibration"),
         ({}, {"ema": 0.99}, "train.ema is 0.99 here, None in the calibration"),
         ({}, {"swa_from": 0.5}, "train.swa_from is 0.5 here, None in the calibration"),
+        ({}, {"accumulate": 4}, "train.accumulate is 4 here, 1 in the calibration"),
+        ({}, {"bank": BankSpec(epochs=1)}, "train.bank.epochs is 1 here, None in the calibration"),
     ],
 )
 def test_a_part_of_the_data_or_an_average_is_unlike_the_calibration(data, train, says, shipped):

@@ -54,6 +54,13 @@ def test_a_folder_of_another_robust_data_set_is_refused_with_both_values(tmp_pat
         rrmsdk.robustify(TEACHER, "digits", tmp_path / "r", images=8, steps=2, quiet=True)
 
 
+def test_more_images_than_there_are_are_all_of_them(tmp_path):
+    part = {"name": "digits", "fraction": 0.02}
+    made = rrmsdk.robustify(TEACHER, part, tmp_path / "r", images=99_999, steps=1, quiet=True)
+    assert made.images == len(data.load(DataSpec(**part, validation=0.0)).train)
+    assert rrmsdk.robustify(TEACHER, part, tmp_path / "r", steps=1, quiet=True) == made
+
+
 def test_a_folder_of_another_fraction_of_as_many_images_is_refused(tmp_path):
     part = {"name": "digits", "fraction": 0.02}
     rrmsdk.robustify(TEACHER, part, tmp_path / "r", steps=1, quiet=True)

@@ -171,6 +171,14 @@ def test_more_values_leave_the_finished_points_as_they_are(tmp_path):
     assert before.items() < after.items()
 
 
+def test_other_values_are_added_to_those_that_are_there(tmp_path):
+    first = _sweep(tmp_path, "5e-3", report=1)
+    both = _sweep(tmp_path, "0.5")
+    assert [point.values[LAMBDA] for point in both.points] == [0.5, 5e-3]
+    assert both.points[1] == first.points[0]
+    assert both.points[1].reported is not None
+
+
 @pytest.mark.slow
 def test_the_best_is_attacked_again_where_the_recipe_asks_for_another_attack(tmp_path):
     def attacked(**verify) -> tuple[Report, int]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from rrmsdk.errors import FieldError, did_you_mean
 from rrmsdk.schema import value
-from rrmsdk.schema.recipe import Recipe, TrainSpec, VerifySpec
+from rrmsdk.schema.recipe import Recipe, Schedule, TrainSpec, VerifySpec
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.schema.value import Value
 
@@ -246,7 +246,11 @@ def _train(table: Table, row: Row, scale: Scale) -> Fields:
         fields["keep_epochs"] = sorted({_kept(epoch, whole, scale) for epoch in fields["keep_epochs"]})
     schedule = fields.get("schedule", {})
     if "milestones" in schedule:
-        fields["schedule"] = schedule | {"milestones": [one / whole * epochs for one in schedule["milestones"]]}
+        schedule = schedule | {"milestones": [one / whole * epochs for one in schedule["milestones"]]}
+    if schedule.get("kind") == "exponential":  # once an epoch, so that the run ends as low as the paper's
+        schedule = schedule | {"gamma": schedule.get("gamma", Schedule().gamma) ** (whole / epochs)}
+    if schedule:
+        fields["schedule"] = schedule
     return fields | scale.train
 
 

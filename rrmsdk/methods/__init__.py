@@ -48,7 +48,7 @@ def parse(fields: dict[str, Any]) -> AnyMethod:
     name = fields.get("name")
     if name is None:
         raise FieldError(f"method: field 'name' is missing. Known: {', '.join(sorted(KINDS))}")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise FieldError(f"unknown method {name!r}.{did_you_mean(str(name), KINDS)}")
     return value.parse(KINDS[name], _with_own_inner(KINDS[name], fields), f"method {name}")
 

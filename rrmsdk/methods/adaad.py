@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch, natural_logits
+from rrmsdk.methods.batch import Batch, natural_logits, unused_pass
 from rrmsdk.methods.iad import trust
 from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.kl import Over, kl, kl_each
@@ -59,11 +59,11 @@ class AdaAd(Value):
 class AdaIad(Value):
     """AdaAD's attack with the introspection of IAD-I, at its alpha = 1.
 
-    The released code forwards x three times; here once, which moves the running statistics once.
-
     temperature: of the teacher's term alone.
     weight_teacher: whether the trust A multiplies the teacher's term; the released code leaves it out.
     begin: share of the run after which A is used.
+    clean_pass: forward x twice more, as the released code does: it moves the running statistics of batch-norm three
+        times towards natural images.
     """
 
     name: Literal["adaiad"] = "adaiad"
@@ -73,6 +73,7 @@ class AdaIad(Value):
     begin: Annotated[float, Field(ge=0, le=1)] = 0.3
     weight_teacher: bool = False
     through_teacher: bool = True
+    clean_pass: bool = False
     inner: Inner = ATTACK
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
@@ -86,6 +87,8 @@ class AdaIad(Value):
         with torch.no_grad():
             T_adv = pair.teacher(x_adv)
         clean, adv = pair.student(batch.x), pair.student(x_adv)
+        for _ in range(2 if self.clean_pass else 0):
+            unused_pass(pair.student, batch.x)
         A = trust(T_adv, batch.y, self.beta) if batch.progress >= self.begin else torch.ones_like(T_adv[:, 0])
         taught = (A if self.weight_teacher else 1.0) * tau**2 * kl_each(T_adv, adv, tau)
         return (taught + (1 - A) * kl_each(clean, adv)).mean()

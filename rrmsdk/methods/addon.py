@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
@@ -14,6 +15,8 @@ def _parsed(given: Any) -> Any:
         return given
     from rrmsdk import methods  # the union of all methods holds the add-ons too
 
+    if not isinstance(given, str | Mapping):
+        raise ValueError("give a method's name, or its fields")
     return methods.parse({"name": given} if isinstance(given, str) else dict(given))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rrmsdk.methods.addon import Base
-from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.batch import Batch, asked_once
 from rrmsdk.methods.pgd_at import PgdAt
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.models.pair import Pair
@@ -63,6 +63,7 @@ class Awp(Value):
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """The outer objective at what the base's attack finds."""
+        batch = asked_once(self.base, pair, batch)
         return self.outer(pair, batch, self.attack(pair, batch))
 
 

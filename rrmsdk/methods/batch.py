@@ -113,6 +113,21 @@ def banked(method: Banked, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
     return method.targets(pair, batch) if batch.targets is None else batch.targets
 
 
+def asked_once(method: Method, pair: Pair, batch: Batch) -> Batch:
+    """The batch with the teachers' part of a method that has one, or stands on one that has, so that neither attack nor
+    loss asks for it again."""
+    base = getattr(method, "base", None)
+    if base is not None:
+        return asked_once(base, pair, batch)
+    return replace(batch, targets=banked(method, pair, batch)) if isinstance(method, Banked) else batch
+
+
+def unused_pass(student: nn.Module, x: Float[Tensor, "B C H W"]) -> None:
+    """x through the student for its running statistics of batch-norm alone, as some released codes do."""
+    with torch.no_grad():
+        student(x)
+
+
 def natural_logits(pair: Pair, batch: Batch) -> Float[Tensor, "B C"]:
     """T(x), without gradient."""
     with torch.no_grad():

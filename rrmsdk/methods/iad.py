@@ -12,25 +12,25 @@ from pydantic import Field
 from torch import Tensor
 
 from rrmsdk.errors import MismatchError
-from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.batch import Batch, unused_pass
 from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.kl import kl_each, wide
 from rrmsdk.models.pair import Pair
+from rrmsdk.schema.recipe import Share
 from rrmsdk.schema.value import Value
 
-Share = Annotated[float, Field(ge=0, le=1)]
 ATTACK = Inner(steps=10, rel_step=0.25, start="uniform", mode="train")
 
 
 class Iad1(Value):
     """The student trusts the teacher on x as far as the teacher is right on x', and itself for the rest.
 
-    The released code forwards x twice from `begin` on; here once, which moves the running statistics once.
-
     beta: exponent of the trust A = p_T(y | x')^beta.
     begin: share of the run after which A is used (epoch 60 of 200); before, A = 1: plain ARD.
     weight_teacher: whether A multiplies the teacher's term, as in the paper; the released code leaves it out.
     detach: whether the student's own answer on x, as a target, takes no gradient; the released code lets it.
+    clean_pass: forward x once more from `begin` on, as the released code does: it moves the running statistics of
+        batch-norm twice towards natural images.
     """
 
     name: Literal["iad1"] = "iad1"
@@ -41,6 +41,7 @@ class Iad1(Value):
     begin: Share = 0.3
     weight_teacher: bool = True
     detach: bool = False
+    clean_pass: bool = False
     inner: Inner = ATTACK
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
@@ -55,6 +56,8 @@ class Iad1(Value):
             T, T_adv = pair.teacher(batch.x), pair.teacher(x_adv)
         adv, clean = pair.student(x_adv), pair.student(batch.x)
         A = trust(T_adv, batch.y, self.beta) if batch.progress >= self.begin else torch.ones_like(T_adv[:, 0])
+        if self.clean_pass and batch.progress >= self.begin:
+            unused_pass(pair.student, batch.x)
         own = clean.detach() if self.detach else clean
         taught = (A if self.weight_teacher else 1.0) * tau**2 * kl_each(T, adv, tau)
         each = taught + (1 - A) * kl_each(own, adv)

@@ -24,7 +24,9 @@ Gradient = Float[Tensor, "B C H W"]
 
 class Igam(Value):
     """The student's input gradient is matched with the teacher's, by distance and by a discriminator that tells them
-    apart. A teacher of another label set first needs a last layer for the student's.
+    apart. A teacher of another label set first needs a last layer for the student's; in the paper that layer alone is
+    trained (Adam, natural images), for which rrmsdk has no verb. Nor is the paper's noise in the images here, from
+    CIFAR-10 to CIFAR-100.
 
     The discriminator is trained in the same backward pass as the student, by the same optimiser. It sees the gradients
     of student and teacher one after the other, so it has group norm (one group), but for the first layer, where the

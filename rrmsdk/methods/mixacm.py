@@ -46,7 +46,7 @@ class MixAcm(Value):
     kd_weight: Annotated[float, Field(ge=0, le=1)] = 0.95
     temperature: Annotated[float, Field(gt=0)] = 10.0
     mixup: Annotated[float, Field(ge=0)] = 1.0
-    blocks: tuple[int, ...] | None = None
+    blocks: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     unequal: Literal["pool", "affine"] = "pool"
 
     @property

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch, banked, natural_logits
+from rrmsdk.methods.batch import Batch, asked_once, banked, natural_logits
 from rrmsdk.methods.inner import Inner
 from rrmsdk.methods.kl import Over, mean, soft_ce_each, wide
 from rrmsdk.models.pair import Pair
@@ -26,7 +25,8 @@ class Rslad(Value):
 
     adv_weight: weight of the term on x'; the rest is on x.
     label_share: AKD's label mixing (Maroto et al. 2022, section 4.3): this share of the soft label is the hard one.
-    kl_over: the released code divides by B x C (`elements`), on CIFAR-100 with a factor of 10.
+    kl_over: the released code divides by B x C (`elements`).
+    kl_scale: a factor of both terms; 10 in the released code on CIFAR-100.
     """
 
     name: Literal["rslad"] = "rslad"
@@ -35,6 +35,7 @@ class Rslad(Value):
     adv_weight: Annotated[float, Field(ge=0, le=1)] = 5 / 6
     label_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     kl_over: Over = "batch"
+    kl_scale: Annotated[float, Field(gt=0)] = 1.0
     inner: Inner = Inner(steps=10, rel_step=0.25, start="gaussian", mode="eval")
 
     def targets(self, pair: Pair, batch: Batch) -> tuple[Tensor, ...]:
@@ -50,11 +51,12 @@ class Rslad(Value):
         """5/6 KL(T(x) || S(x')) + 1/6 KL(T(x) || S(x)).     Zi et al. 2021, eq. 7"""
         P, w = self._soft(pair, batch), self.adv_weight
         adv, clean = pair.student(x_adv), pair.student(batch.x)
-        return mean(w * soft_ce_each(P, adv) + (1 - w) * soft_ce_each(P, clean), clean, self.kl_over)
+        each = w * soft_ce_each(P, adv) + (1 - w) * soft_ce_each(P, clean)
+        return self.kl_scale * mean(each, clean, self.kl_over)
 
     def loss(self, pair: Pair, batch: Batch) -> Tensor:
         """The outer objective at what the attack finds; the teacher is asked once."""
-        batch = replace(batch, targets=banked(self, pair, batch))
+        batch = asked_once(self, pair, batch)
         return self.outer(pair, batch, self.attack(pair, batch))
 
     def _soft(self, pair: Pair, batch: Batch) -> Float[Tensor, "B C"]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from rrmsdk.methods.batch import Batch
+from rrmsdk.methods.batch import Batch, unused_pass
 from rrmsdk.methods.inner import Inner, in_mode
 from rrmsdk.methods.kl import Over, kl, kl_each
 from rrmsdk.models.pair import Pair
@@ -20,17 +20,19 @@ from rrmsdk.schema.value import Value
 class Trades(Value):
     """CE(S(x), y) + beta KL(S(x) || S(x')), x' the image that raises the divergence most.
 
-    The released code runs eps = 0.031 with steps of 0.007, hence rel_step. It forwards x twice in train mode, once for
-    each term; here once, which moves the running statistics once.
+    The released code runs eps = 0.031 with steps of 0.007, hence rel_step.
 
     beta: weight of the divergence, 1 to 6 in the paper.
     detach: whether the target S(x) of the divergence takes no gradient (some re-implementations; not the authors').
+    clean_pass: forward x once more, as the released code does, which asks for S(x) in each term: it moves the running
+        statistics of batch-norm twice towards natural images.
     """
 
     name: Literal["trades"] = "trades"
     beta: Annotated[float, Field(ge=0)] = 6.0
     detach: bool = False
     kl_over: Over = "batch"
+    clean_pass: bool = False
     inner: Inner = Inner(steps=10, rel_step=0.2258, start="gaussian", mode="eval")
 
     def attack(self, pair: Pair, batch: Batch) -> Tensor:
@@ -43,6 +45,8 @@ class Trades(Value):
     def outer(self, pair: Pair, batch: Batch, x_adv: Tensor) -> Tensor:
         """CE(S(x), y) + beta KL(S(x) || S(x')).     Zhang et al. 2019, eq. 5"""
         clean, adv = pair.student(batch.x), pair.student(x_adv)
+        if self.clean_pass:
+            unused_pass(pair.student, batch.x)
         target = clean.detach() if self.detach else clean
         return F.cross_entropy(clean, batch.y) + self.beta * kl(target, adv, over=self.kl_over)
 

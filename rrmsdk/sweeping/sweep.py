@@ -76,7 +76,9 @@ def _run(swept: Sweep, trials: int, report: int, jobs: int, quiet: bool) -> Swee
     with folder.held(swept.path):
         known = folder.known(swept)
         if swept.search == "grid":
-            total, order = len(tasks), [task.name for task in tasks]
+            asked = [task.name for task in tasks]
+            order = asked + [name for name in known if name not in asked]
+            total = len(order)
             swept = swept.model_copy(update={"points": tuple(known[name] for name in order if name in known)})
             left = [task for task in tasks if task.name not in known]
             going = one.done(left, swept.path / "points", swept.screening, jobs)

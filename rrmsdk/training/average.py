@@ -41,7 +41,8 @@ def refresh_batch_norm(
         return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
-        layer.reset_running_stats()
+        if layer.num_batches_tracked is not None:
+            layer.num_batches_tracked.zero_()  # so that the first batch replaces what is there, once it has been met
         layer.momentum = None  # torch: cumulative mean
     student.train()
     pair = Pair(student, teachers)

@@ -93,7 +93,8 @@ def _begin(training: Training, path: Path, title: str, quiet: bool) -> dict[str,
     """Continue at the checkpoint, with the feature bank; gives the facts that the checkpoint has kept."""
     facts = checkpoint.restore(training, path) if path.exists() else {}
     distributed.wait()  # before a rank goes on, and this checkpoint is replaced or deleted
-    if training.spec.bank is not None and training.done < training.total:
+    # An average is shown batches once more at the end, whether steps are left or not.
+    if training.spec.bank is not None and (training.done < training.total or training.average is not None):
         training.bank, _ = bank.write(training, title=f"bank of {title}", quiet=quiet)
     return facts
 

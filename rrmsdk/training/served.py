@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -35,6 +36,9 @@ def due(training: Training) -> bool:
 def served(training: Training) -> Classifier:
     """The student; or its average, once it has begun, to which each rank shows its parts of some batches.
 
+    The batches are the run's first, shown as its method shows them at this point of the run. An attack in eval mode
+    meets the student's statistics until there are some of the average's own.
+
     The run itself goes on unchanged: the average takes the student's statistics again at its next step.
 
     Raises:
@@ -44,8 +48,11 @@ def served(training: Training) -> Classifier:
     if training.average is None or int(training.average.n_averaged) == 0:
         return training.pair.student
     student, parts = cast(Classifier, training.average.module), distributed.parts(training.spec.accumulate)
-    drawn = (draw(training, step) for step in range(min(BATCH_NORM_STEPS, training.total)))
+    now, count = training.done / training.total, min(BATCH_NORM_STEPS, training.total)
+    drawn = (replace(draw(training, step), progress=now) for step in range(count))
     batches = (part(batch, number, parts.of) for batch in drawn for number in parts.numbers)
+    for own, students in zip(student.buffers(), training.pair.student.buffers(), strict=True):
+        own.copy_(students)  # an earlier look at the average has left its own there
     devices = [training.device] if training.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), autocast(training.spec, training.device):
         torch.manual_seed(training.seed)  # of dropout

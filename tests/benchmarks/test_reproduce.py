@@ -33,6 +33,17 @@ def test_every_row_is_a_recipe_with_a_known_method_at_every_scale(scale):
         assert methods.parse(recipe.method).name == row.method["name"]
 
 
+def test_a_schedule_ends_as_low_at_every_scale():
+    """AKD's teachers cool by a factor an epoch, of which there are fewer at a smaller scale."""
+    table = rows.table("akd-s1")
+    ends = []
+    for scale in ("paper", "small"):
+        train = rows.recipe(table, table.find("teacher"), rows.scale(scale), 0, Path("runs")).train
+        assert train.schedule.kind == "exponential"
+        ends.append(train.schedule.gamma**train.epochs)
+    assert ends[1] == pytest.approx(ends[0])
+
+
 def test_every_teacher_is_a_row_and_its_stopped_epoch_is_kept():
     for scale in map(rows.scale, SCALES):
         for table, row in EVERY:

@@ -182,7 +182,7 @@ def igdm(S, T, b):
     d = x_adv - b.x
     base = kl(T[0](x_adv).detach(), S(x_adv))
     change_T = (T[0](b.x + d) - T[0](b.x - d)).detach()
-    return (base + 20 * b.progress * kl(change_T, S(b.x + d) - S(b.x - d))).mean()
+    return (base + 5 * b.progress * kl(change_T, S(b.x + d) - S(b.x - d))).mean()
 
 
 def awp(S, T, b):

@@ -63,15 +63,36 @@ def test_ard_compares_the_student_on_attacked_images_with_the_teacher_on_natural
     torch.testing.assert_close(loss, expected, **CLOSE)
 
 
-def test_ard_forwards_natural_images_only_where_asked(pair, batch):
-    def passes(**fields) -> int:
-        seen = []
-        hook = pair.student.network.register_forward_pre_hook(lambda _, given: seen.append(given))
-        outer({"name": "ard", "inner": {"steps": 1}, **fields}, pair, batch)
-        hook.remove()
-        return len(seen)
+def passes(network, fields, pair, batch) -> int:
+    """How often a loss asks a network."""
+    seen = []
+    hook = network.network.register_forward_pre_hook(lambda _, given: seen.append(given))
+    methods.parse(fields).loss(pair, batch)
+    hook.remove()
+    return len(seen)
 
-    assert passes(clean_pass=True) == passes() + 1
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("ard", 1), ("adaad", 1), ("trades", 1), ("iad1", 1), ("adaiad", 2), ("igdm", 1)]
+)
+def test_natural_images_are_forwarded_for_nothing_only_where_asked(name, more, pair, batch):
+    without = passes(pair.student, {"name": name}, pair, batch)
+    assert passes(pair.student, {"name": name, "clean_pass": True}, pair, batch) == without + more
+
+
+@pytest.mark.parametrize(
+    ("fields", "times"),
+    [({"name": "rslad"}, 1), ({"name": "awp", "base": "rslad"}, 1), ({"name": "igdm", "base": "rslad"}, 3),
+     ({"name": "awp", "base": {"name": "igdm", "base": "rslad"}}, 5)],
+)  # fmt: skip
+def test_a_teacher_is_asked_about_natural_images_once_under_an_add_on_too(fields, times, pair, batch):
+    """IGDM asks about x + d and x - d besides, which AWP above it does at both weights."""
+    assert passes(pair.teacher, fields, pair, batch) == times
+
+
+def test_rslads_scale_is_a_factor_of_the_loss(pair, batch):
+    one, ten = (outer({"name": "rslad", "kl_scale": scale}, pair, batch)[0] for scale in (1, 10))
+    torch.testing.assert_close(ten, 10 * one)
 
 
 def test_rslad_has_the_gradient_of_five_to_one_divergences_from_the_teacher_on_natural_images(pair, batch):

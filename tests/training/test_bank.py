@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import rrmsdk
+from rrmsdk.data import load
 from rrmsdk.errors import IntegrityError, MismatchError, SaveError
 from rrmsdk.files import sha256
 from rrmsdk.methods import KINDS
@@ -23,8 +24,10 @@ from rrmsdk.schema import value
 from rrmsdk.schema.recipe import Recipe
 from rrmsdk.training import bank, run, steps
 from rrmsdk.training.loop import draw
+from rrmsdk.training.run import LAST, save
 from tests.test_files import full_disk
 from tests.training.banked import training
+from tests.training.small import DATA
 
 ROOT = Path(__file__).parents[2]
 BANKED = sorted(name for name, kind in KINDS.items() if hasattr(kind, "targets"))
@@ -345,3 +348,23 @@ def test_a_bundle_does_not_say_where_its_bank_lay(tmp_path):
     bundle = rrmsdk.train(fields, out=tmp_path / "run", attack=False, quiet=True)
     assert str(tmp_path) not in (bundle.path / "recipe.toml").read_text()
     assert value.read(Recipe, bundle.path / "recipe.toml").train.bank is not None
+
+
+def test_an_average_reads_the_bank_also_where_no_step_is_left(tmp_path):
+    """Killed between the last checkpoint and the weights; RSLAD attacks by what the bank says, in half precision."""
+    held_out = load(DATA).validation
+
+    def going():
+        how = {"name": "rslad", "inner": {"steps": 2}}
+        return training(how, epochs=0.5, ema=0.9, validate_every=0.0, bank={"folder": str(tmp_path / "bank")})
+
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    run(going(), held_out, tmp_path / "straight", quiet=True)
+    killed = going()
+    killed.bank, _ = bank.write(killed, quiet=True)
+    for _ in steps(killed):
+        pass
+    save(killed, tmp_path / "killed", None, {})
+    run(going(), held_out, tmp_path / "killed", quiet=True)
+    assert sha256(tmp_path / "killed" / LAST) == sha256(tmp_path / "straight" / LAST)

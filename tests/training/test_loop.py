@@ -181,6 +181,34 @@ def test_the_statistics_of_an_average_are_a_function_of_the_run_alone():
     assert all(torch.equal(entry, found[1][name]) for name, entry in found[0].items())
 
 
+class Watched:
+    """The mean of the logits; writes down what each batch met."""
+
+    def __init__(self):
+        self.progress, self.means = [], []
+
+    def loss(self, pair, batch):
+        first = next(layer for layer in pair.student.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+        self.progress.append(batch.progress)
+        self.means.append(first.running_mean.clone())
+        return pair.student(batch.x).square().mean()
+
+
+def test_an_average_is_shown_batches_as_at_this_point_of_the_run_and_from_the_students_statistics():
+    going = training(epochs=1.0, ema=0.9)
+    going.method = Watched()
+    for _ in steps(going):
+        pass
+    ours = next(layer for layer in going.pair.student.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    for _ in range(2):  # the second look begins where the first did
+        going.method = Watched()
+        student = served(going)
+        assert set(going.method.progress) == {1.0}
+        assert torch.equal(going.method.means[0], ours.running_mean)
+        first = next(layer for layer in student.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+        assert not torch.equal(first.running_mean, ours.running_mean)
+
+
 def test_validation_leaves_the_student_as_it_was():
     student = training().pair.student
     validate(student, data.load(DATA).validation, THREAT, TrainSpec(), seed=0, step=0)
