@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -75,7 +76,8 @@ def opened(model: str | Path | Bundle) -> Bundle:
     if Path(model).is_file():
         raise RefError(f"'{model}' is a file, and a bundle is a folder. Name the one that holds its card.json")
     if ":" not in model and "/" in model:
-        raise RefError(f"there is no folder {model}. A repository on the Hub is hub:{model}")
+        named = re.fullmatch(r"[\w.-]+/[\w.-]+(@.+)?", model) and not model.startswith(".")
+        raise RefError(f"there is no folder {model}." + (f" A repository on the Hub is hub:{model}" if named else ""))
     from rrmsdk import converting  # the Hub's client is slow to import, and `import rrmsdk` comes by here
 
     return converting.fetch(model_ref(model)).bundle

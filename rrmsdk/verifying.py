@@ -18,7 +18,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
-from rrmsdk.schema.report import Report
+from rrmsdk.schema.report import ROBUST, Report, less
 from rrmsdk.schema.value import Value
 
 JOB = "verify.json"
@@ -87,7 +87,7 @@ def verify(
         raise FieldError(f"stop = '{spec.stop}' is said of a floor: give at_least, or against")
     other = against if against is None or isinstance(against, Report) else opened(against).report
     if other is not None and spec.at_least is None:
-        spec = spec.model_copy(update={"at_least": max(0.0, other.robust - margin)})
+        spec = spec.model_copy(update={"at_least": less(other.outcomes.count(ROBUST), other.images, margin)})
     bundle = owned(model, out)
     return run(job(bundle, data_of(bundle, data), spec, save_adversarial, journal, other, quiet), devices)
 
@@ -122,6 +122,7 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
 
     with nullcontext(distributed.Ranks(0, 1)) if alone else distributed.joined() as ranks:
         report = _judged(job, ranks)
+        distributed.wait()  # nobody reads the journal any more
         if ranks.number == 0:
             bundle = bundles.read(Path(job.folder))
             told = _kept_beside(bundle, report)
@@ -129,8 +130,7 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
             if told and not job.quiet:
                 print(told, file=sys.stderr)
             journal.discard(Path(job.journal))
-        if ranks.world > 1:
-            distributed.wait()
+        distributed.wait()
     return bundles.read(Path(job.folder))
 
 

@@ -174,6 +174,8 @@ def test_a_folder_that_is_no_bundle_is_not_called_an_architecture(tmp_path: Path
         opened("runs")
     with pytest.raises(RefError, match="there is no folder runs/r50"):
         opened("runs/r50")
+    with pytest.raises(RefError, match=r"there is no folder /nowhere/r50\.$"):
+        opened("/nowhere/r50")
     with pytest.raises(RefError, match="'nowhere' is an architecture, or a folder that is not there"):
         opened("nowhere")
 

@@ -54,7 +54,8 @@ def apgd(
         sum_{i in w_(j-1) .. w_j - 1} [f(x^(i+1)) > f(x^(i))] < rho (w_j - w_(j-1)),  or
         eta and the best f are what they were at w_(j-1).
 
-    Differs from the paper: a row stops as soon as the network is wrong, where the paper looks afterwards.
+    Differs from the paper: a row stops as soon as the network is wrong, where the paper looks afterwards; and after a
+    checkpoint that moved the row, the sum begins with the loss before that, as in the authors' code.
     Differs from the authors' code, which starts on the surface of the ball, halves eta also where the sum equals
     rho (w_j - w_(j-1)), takes f(x^(0)) for 0 in that sum, and rounds the lengths of windows down.
 

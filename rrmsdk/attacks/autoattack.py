@@ -41,10 +41,11 @@ def autoattack(threat: ThreatModel, *, classes: int, version: Version = "standar
         restarts = 5 if threat.norm == "l1" else 1
         ce = climb(threat, "ce", restarts=restarts, seed=seed)
         return (ce, _targeted(threat, classes, targets, restarts, seed), walk, search(threat, seed=seed))
+    # With fewer than 4 classes the untargeted DLR loss, which comes second, would come a second time in its place.
+    targeted = _targeted(threat, classes, targets, 5, seed) if classes >= 4 else _without_targets(classes)
     return (
         climb(threat, "ce", restarts=5, seed=seed), *_dlr(threat, classes, 5, seed),
-        fab(threat, restarts=5, seed=seed), search(threat, seed=seed),
-        _targeted(threat, classes, targets, 5, seed), walk,
+        fab(threat, restarts=5, seed=seed), search(threat, seed=seed), targeted, walk,
     )  # fmt: skip
 
 
@@ -92,12 +93,15 @@ def _targeted(threat: ThreatModel, classes: int, targets: int, restarts: int, se
     """AutoPGD on the targeted DLR loss, or what is possible instead."""
     if classes >= 4:
         return climb(threat, "dlr-targeted", targets=targets, seed=seed)
-    why = f"the targeted DLR loss needs 4 classes, the model has {classes}"
-    instead = _dlr(threat, classes, restarts, seed)
+    skipped, instead = _without_targets(classes), _dlr(threat, classes, restarts, seed)
     if not instead:
-        return in_rounds("apgd-t", {"skipped": why}, ())
+        return skipped
     (one,) = instead
-    return replace(one, settings=one.settings | {"instead_of": "apgd-t", "why": why})
+    return replace(one, settings=one.settings | {"instead_of": "apgd-t", "why": skipped.settings["skipped"]})
+
+
+def _without_targets(classes: int) -> Attack:
+    return in_rounds("apgd-t", {"skipped": f"the targeted DLR loss needs 4 classes, the model has {classes}"}, ())
 
 
 def _dlr(threat: ThreatModel, classes: int, restarts: int, seed: int, steps: int = 100) -> tuple[Attack, ...]:

@@ -47,6 +47,12 @@ def _project_l1(delta: Images, eps: float) -> Images:
     return delta.sign() * (delta.abs() - level).clamp_min(0.0)
 
 
+def followed(grad: Images) -> Images:
+    """The gradient, 0 where it is not finite (a square root at a pixel of 0): one such pixel would make a step of
+    unit length NaN everywhere, and the attack would find nothing."""
+    return grad.nan_to_num(0.0, 0.0, 0.0)
+
+
 def direction(grad: Images, threat: ThreatModel) -> Images:
     """The step of unit length in the norm that climbs fastest: sign (linf), grad/|grad| (l2), SLIDE (l1)."""
     if threat.norm == "linf":

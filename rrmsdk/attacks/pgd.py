@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.geometry import Images, direction, project
+from rrmsdk.attacks.geometry import Images, direction, followed, project
 from rrmsdk.schema.threat import ThreatModel
 
 Scalar = Float[Tensor, ""]
@@ -42,7 +42,7 @@ def pgd(
         with torch.enable_grad():
             at = adversarial.detach().requires_grad_()
             (grad,) = torch.autograd.grad(objective(at), at)
-        delta = project(at.detach() + step * direction(grad, threat) - x, threat)
+        delta = project(at.detach() + step * direction(followed(grad), threat) - x, threat)
         adversarial = (x + delta).clamp(0.0, 1.0)
     return adversarial.detach()
 

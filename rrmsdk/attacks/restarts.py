@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rrmsdk import draws
 from rrmsdk.attacks.geometry import Images, random_start
 from rrmsdk.attacks.pgd import pgd_on_labels
-from rrmsdk.attacks.searching import Attack, in_rounds
+from rrmsdk.attacks.searching import LANE, Attack, in_rounds
 from rrmsdk.schema.threat import ThreatModel
 
 
@@ -61,4 +61,4 @@ def pgd_attack(model: nn.Module, threat: ThreatModel, *, steps: int = 20, restar
         return pgd_restarts(model, x, y, threat, steps=steps, seed=seed, ids=ids, first=restart)
 
     settings = {"loss": "ce", "steps": steps, "restarts": restarts, "rel_step": rel_step(steps), "start": "random"}
-    return in_rounds("pgd", settings, tuple(partial(one, restart=restart) for restart in range(restarts)))
+    return in_rounds("pgd", settings, tuple(partial(one, restart=restart) for restart in range(restarts)), LANE)

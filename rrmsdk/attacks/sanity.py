@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rrmsdk import draws
 from rrmsdk.attacks.geometry import random_start
 from rrmsdk.attacks.pgd import pgd_on_labels
-from rrmsdk.attacks.searching import Attack, in_rounds
+from rrmsdk.attacks.searching import LANE, Attack, in_rounds
 from rrmsdk.schema.threat import ThreatModel
 
 
@@ -18,7 +18,7 @@ def one_step_attack(model: nn.Module, threat: ThreatModel) -> Attack:
     def once(x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         return pgd_on_labels(model, x, y, threat, steps=1, rel_step=1.0)
 
-    return in_rounds("fgsm", {"loss": "ce", "steps": 1, "rel_step": 1.0, "start": "none"}, (once,))
+    return in_rounds("fgsm", {"loss": "ce", "steps": 1, "rel_step": 1.0, "start": "none"}, (once,), LANE)
 
 
 def noise_attack(model: nn.Module, threat: ThreatModel, *, tries: int = 10, seed: int = 0) -> Attack:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.fx.experimental import optimization
 
-from rrmsdk.attacks.geometry import Images
+from rrmsdk.attacks.geometry import Images, followed
 from rrmsdk.errors import DataError, MismatchError
 
 LANE = 4  # rows; in a multiple of it a row gets the same bits whatever the others and the threads are (seen on a CPU)
@@ -90,7 +90,7 @@ class Searched:
 
     def logits(self, x: Images) -> Float[Tensor, "B K"]:
         with torch.no_grad():
-            z = sum(self.network(_padded(x, self.lane)) for _ in range(self.passes)) / self.passes
+            z = sum(self.network(padded(x, self.lane)) for _ in range(self.passes)) / self.passes
         assert isinstance(z, Tensor)
         return _finite(z[: len(x)])
 
@@ -99,11 +99,12 @@ class Searched:
         logits, values, grad = (torch.zeros((), device=x.device),) * 3
         for _ in range(self.passes):
             with torch.enable_grad():
-                at = _padded(x, self.lane).detach().requires_grad_()
+                at = padded(x, self.lane).detach().requires_grad_()
                 z = self.network(at)
                 value = objective(z[: len(x)])
                 (one,) = torch.autograd.grad(value.sum(), at)
-            logits, values, grad = logits + z[: len(x)].detach(), values + value.detach(), grad + one[: len(x)]
+                one = followed(one[: len(x)])
+            logits, values, grad = logits + z[: len(x)].detach(), values + value.detach(), grad + one
         return _finite(logits / self.passes), values / self.passes, grad / self.passes
 
 
@@ -179,9 +180,10 @@ def _finite(logits: Tensor) -> Tensor:
     return logits
 
 
-def _padded(x: Images, lane: int) -> Float[Tensor, "_ C H W"]:
-    missing = -len(x) % lane
-    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+def padded(rows: Tensor, lane: int) -> Tensor:
+    """With the last row again, until there is a multiple of `lane`."""
+    missing = -len(rows) % lane
+    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,13 @@ class Nothing:
     """What an attack keeps that goes by rounds."""
 
 
-def in_rounds(name: str, settings: dict[str, Any], rounds: Sequence[Round]) -> Attack:
+def in_rounds(name: str, settings: dict[str, Any], rounds: Sequence[Round], lane: int = 1) -> Attack:
     """An attack whose turns take one step each: given (pixels, labels, ids), a round gives pixels back.
 
     Whatever it gives back is looked at by the judge. Without rounds the attack cannot run, and the settings say why.
+
+    Args:
+        lane: rounds are given multiples of it.
     """
 
     def step(network: Searched, state: State) -> State:
@@ -200,7 +205,8 @@ def in_rounds(name: str, settings: dict[str, Any], rounds: Sequence[Round]) -> A
         for turn in state.rows.turn.unique().tolist():
             here = state.rows.turn == turn
             rows = select(state.rows, here)
-            adversarial[here] = rounds[turn](rows.x, rows.y, rows.ids)
+            given = (padded(one, lane) for one in (rows.x, rows.y, rows.ids))
+            adversarial[here] = rounds[turn](*given)[: len(rows.x)]
         return replace(state, adversarial=adversarial, found=torch.ones_like(state.found), k=state.k + 1)
 
     return Attack(name, settings, turns=len(rounds), length=1, start=lambda rows: Nothing(), step=step)

@@ -22,6 +22,7 @@ from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.retraining.intervals import difference, least_share, share
 from rrmsdk.schema.decision import Check, Decision, Judged
 from rrmsdk.schema.job import Gate
+from rrmsdk.schema.report import less
 
 What = Literal["robust", "clean"]
 _SHOWN = 3  # classes that are named, of those below their floor
@@ -194,18 +195,18 @@ def _patches(old: Judged | None, new: Judged, policy: Gate) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def least_robust(champion: float | None, policy: Gate) -> float:
+def least_robust(champion: tuple[int, int] | None, policy: Gate) -> float:
     """The robust accuracy below which a challenger breaks a rule, whatever else it does: nothing is surely above it.
 
     Args:
-        champion: its robust accuracy on the same images; None: there is no champion.
+        champion: how many of how many images it withstood, the same ones; None: there is no champion.
     """
-    return max(policy.robust_floor, 0.0 if champion is None else champion - policy.robust_margin)
+    return max(policy.robust_floor, 0.0 if champion is None else less(*champion, policy.robust_margin))
 
 
 def settled(old: Judged | None, new: Judged, policy: Gate) -> bool:
     """Whether the judging of the challenger ended early by a verdict that keeps it out beside this champion."""
-    verdict, champion = new.verdict, old and sum(old.robust) / len(old.outcomes)
+    verdict, champion = new.verdict, old and (sum(old.robust), len(old.outcomes))
     return verdict is not None and verdict.decided == "below" and verdict.at_least <= least_robust(champion, policy)
 
 

@@ -12,7 +12,7 @@ from rrmsdk.retraining.stages import Going, judged_images
 from rrmsdk.schema import bundle as bundles
 from rrmsdk.schema import value
 from rrmsdk.schema.bundle import REPORT
-from rrmsdk.schema.report import Report
+from rrmsdk.schema.report import ROBUST, Report
 from rrmsdk.schema.value import Value
 from rrmsdk.verification.sequences import name_of
 
@@ -41,7 +41,8 @@ def early(going: Going, plan: Plan) -> Early:
             return known
     policy = going.job.gate
     champion = _champion(going, plan) if policy.early else None
-    least = least_robust(champion and champion.robust, policy) if policy.early else 0.0
+    counted = champion and (champion.outcomes.count(ROBUST), champion.images)
+    least = least_robust(counted, policy) if policy.early else 0.0
     value.write(Early(job=going.job.digest, at_least=least, champion=champion), record)
     return value.read(Early, record)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from fractions import Fraction
+from math import floor, sqrt
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -30,6 +31,12 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     centre, spread = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
     return max(0.0, min(low, p)), min(1.0, max(high, p))  # rounding may leave out 0 or 1
+
+
+def less(hits: int, of: int, margin: float) -> float:
+    """The least share of `of` images that is within `margin` of `hits` of them: 235 of 1,000 for 255 less 0.02, which
+    floating point would put above that."""
+    return max(0, hits - floor(Fraction(str(margin)) * of)) / of
 
 
 class AttackResult(Value):

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor, nn
 
-from rrmsdk.attacks.searching import Attack, Precision, Rows, Searched, State, begun, joined, searched, select
+from rrmsdk.attacks.searching import Attack, Precision, Rows, Searched, State, begun, joined, padded, searched, select
 from rrmsdk.attacks.untouched import device_of
 from rrmsdk.data import Split, to_unit
 from rrmsdk.schema.report import BROKEN_BY, CLEAN_WRONG, ROBUST, UNJUDGED, AttackResult, wilson
@@ -83,7 +83,8 @@ class Standing:
         """Whether the model itself, in fp32, is wrong about what these rows found, and the lawful images."""
         rows = select(state.rows, at)
         lawful = into_ball(state.adversarial[at], rows.x, self.threat)
-        return misled(self.model, lawful, rows.y, self.judged_by), lawful
+        shown, labels = (padded(one, self.network.lane) for one in (lawful, rows.y))
+        return misled(self.model, shown, labels, self.judged_by)[: len(lawful)], lawful
 
     def fell(self, number: int, turn: int, position: int, pixels: Float32[Tensor, "C H W"]) -> None:
         """An image has fallen."""

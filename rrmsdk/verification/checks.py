@@ -18,6 +18,7 @@ from rrmsdk.schema.report import AttackResult, Check
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.blackbox import BlackBox
 
+RANDOM = "randomised outputs"  # a check
 LOOKED_AT = 32  # images, however large a batch is
 _SAME = 1e-4  # largest relative difference of two forward passes that counts as rounding
 _BLIND = ("replay", "noise", "square")  # attacks that follow no gradient
@@ -106,8 +107,8 @@ def after(results: Sequence[AttackResult], images: int, excess: float, slack: fl
         ),
         Check(
             name="re-evaluation", ok=drift == 0, value=drift,
-            says="the number of images whose outcome changed when all were judged once more; only a model that is not "
-            "deterministic has any, and its robust accuracy is an accident of the moment",
+            says="the number of images whose outcome changed when all were judged once more; a model that is not "
+            "deterministic brings some, or another one's journal, and robust accuracy is an accident of the moment",
         ),
     )  # fmt: skip
     if all(result.name in _BLIND for result in results):
@@ -188,7 +189,7 @@ def _shattered(share: float) -> Check:
 def _randomised(logits: Tensor, again: Tensor) -> Check:
     apart = ((logits - again).abs().max() / logits.abs().max().clamp_min(1e-12)).item()
     return Check(
-        name="randomised outputs", ok=apart <= _SAME, value=apart,
+        name=RANDOM, ok=apart <= _SAME, value=apart,
         says="the largest difference between two forward passes, relative to the largest logit; "
         "a randomised model must be attacked in expectation, and judged by the mean of passes (`passes` of the report)",
     )  # fmt: skip

@@ -31,7 +31,7 @@ from rrmsdk.verification.attacking import Standing, Tally, attack_all, found, st
 from rrmsdk.verification.journal import Journal
 from rrmsdk.verification.judge import excess, into_ball, judging, misled, right, slack
 from rrmsdk.verification.sequences import Chosen, chosen
-from rrmsdk.verification.verify import Share, key_of
+from rrmsdk.verification.verify import Share, answers, key_of
 
 SPOT = 32  # images that withstood at one radius and are attacked at the next smaller one after all
 
@@ -111,6 +111,7 @@ def measure(
         checks.usable(split.pixels, split.labels, classes)
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, trained_for)
         about = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name}
+        about |= answers(model, first, spec.batch, looked)
         at_first = partial(begun, model, split, threats, spec, classes, looked, tell, journal, about)
         if share.of > 1:
             _fall_in_part(at_first(), share)

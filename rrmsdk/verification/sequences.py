@@ -50,7 +50,7 @@ def chosen(
         MismatchError: an attack that needs gradients, and a black box.
     """
     if spec.attack == "replay" and replay is None:
-        raise FieldError("attack = 'replay' needs images: rrmsdk.attack(..., replay='adversarial.safetensors')")
+        raise FieldError("attack = 'replay' needs images: rrmsdk.attack(..., replay=FILE), rrmsdk attack --replay FILE")
     _possible(model, spec)
     if replay is None:
         return _asked(model, threat, spec, classes, device)._replace(search=spec.search)
@@ -73,6 +73,8 @@ def _plain_name(spec: VerifySpec) -> str:
         return f"apgd-{steps or APGD[0]}x{restarts or APGD[1]}"
     if spec.attack == "pgd":
         return f"pgd-{steps or PGD[0]}" + (f"x{restarts}" if (restarts or PGD[1]) > 1 else "")
+    if spec.attack == "square" and spec.queries not in (None, QUERIES):
+        return f"square-{spec.queries}"
     return spec.attack
 
 

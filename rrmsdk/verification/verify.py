@@ -26,10 +26,11 @@ from rrmsdk.verification import anytime, checks, paired, provenance, saved
 from rrmsdk.verification.adapting import adapted, after_square
 from rrmsdk.verification.attacking import Found, Progress, Standing, Tally, attack_all, found, stand
 from rrmsdk.verification.blackbox import BlackBox
-from rrmsdk.verification.journal import Journal
-from rrmsdk.verification.judge import excess, judging, right, slack
+from rrmsdk.verification.journal import ANSWERS, Journal
+from rrmsdk.verification.judge import excess, judging, logits_of, right, slack
 from rrmsdk.verification.sequences import Chosen, chosen
 
+_ASKED, _SHOWN = 2, 5  # images whose logits are in a journal's key, and of how many classes
 _LOOK = 32  # images between two looks at the verdict on a CPU; on a GPU a batch
 
 
@@ -93,8 +94,10 @@ def verify(
         first = checks.first_of(split, model, spec.batch).to(device_of(model))
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, threat)
         how = adapted(model, first, threat, spec, how, looked, classes)
-        beside = "" if against is None else paired.outcomes(against, info, split_name, threat, how.name, len(split))
-        key = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name} | key_of(threat, spec, how)
+        attack = paired.by(how.name, how.engine)
+        beside = "" if against is None else paired.outcomes(against, info, split_name, threat, attack, len(split))
+        about = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name}
+        key = about | answers(model, first, spec.batch, looked) | key_of(threat, spec, how)
         kept = Journal.nowhere() if journal is None else Journal.opened(journal, key)
         standing = stand(model, split, threat, how.attacks, spec.batch, kept, how.passes, how.judged_by, how.search)
         verdict = _judge(standing, how, spec, beside, share, progress)
@@ -113,6 +116,17 @@ def verify(
     if save_adversarial is not None and share.number == 0:
         _save(report, what, split, save_adversarial)
     return report
+
+
+def answers(model: nn.Module, first: Split, batch: int, looked: Sequence[Check]) -> dict[str, str]:
+    """What the model says of a few images: two modules may share their weights, or have none.
+
+    Nothing of one that gives other logits each time.
+    """
+    if not all(check.ok for check in looked if check.name == checks.RANDOM):
+        return {}
+    z = logits_of(model, to_unit(first.pixels[:_ASKED]), batch)
+    return {ANSWERS: " ".join(f"{number:.6g}" for number in z[:, :_SHOWN].flatten().tolist())}
 
 
 def key_of(threat: ThreatModel, spec: VerifySpec, how: Chosen) -> dict[str, str]:

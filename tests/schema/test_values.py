@@ -16,8 +16,9 @@ from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Recipe, TrainSpec
 from rrmsdk.schema.ref import Ref
-from rrmsdk.schema.report import wilson
+from rrmsdk.schema.report import less, wilson
 from rrmsdk.schema.threat import ThreatModel
+from rrmsdk.verification.anytime import least_count
 
 RECIPE = Recipe(
     teacher="hub:resnet18-linf", student={"arch": "resnet50", "width": "teacher"}, data=DataSpec(name="cifar10"),
@@ -184,3 +185,16 @@ def test_a_share_lies_in_its_interval_however_it_is_rounded():
     """The upper end of 4 of 4 came out as 0.9999999999999999."""
     intervals = {(hits, of): wilson(hits, of) for of in range(1, 60) for hits in range(of + 1)}
     assert [counts for counts, (low, high) in intervals.items() if not low <= counts[0] / counts[1] <= high] == []
+
+
+@given(st.integers(1, 10_000), st.data(), st.sampled_from([0.0, 0.003, 0.005, 0.01, 0.02, 0.1]))
+def test_the_least_share_within_a_margin_is_exact_in_images(of, data, margin):
+    """A model that loses exactly the margin is within it, and one image more is not."""
+    hits = data.draw(st.integers(0, of))
+    allowed = (Fraction(str(margin)) * of).__floor__()
+    assert least_count(less(hits, of, margin), of) == max(0, hits - allowed)
+
+
+def test_the_least_share_is_below_what_floating_point_makes_of_it():
+    assert least_count(less(255, 1000, 0.02), 1000) == 235
+    assert least_count(0.255 - 0.02, 1000) == 236

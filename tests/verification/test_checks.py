@@ -16,6 +16,7 @@ from rrmsdk.data import Split, to_unit
 from rrmsdk.errors import DataError, IntegrityError, MismatchError, SaveError
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.schema.report import AttackResult
+from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification import checks, read_adversarial, reevaluate, saved, verify
 from rrmsdk.verification.attacking import run
 from rrmsdk.verification.judge import judging
@@ -185,6 +186,20 @@ def test_nan_logits_that_only_an_attack_meets_are_an_error_not_robustness(attack
 
     with pytest.raises(DataError, match=r"the model gives a logit of nan .* an error, not robustness"):
         judge(Changed(logits=nan_off_grid), VerifySpec(attack=attack, images=16))
+
+
+@pytest.mark.parametrize("attack", [{"attack": "pgd", "steps": 20}, {"attack": "apgd", "steps": 20, "restarts": 1}])
+def test_a_gradient_that_is_not_finite_in_a_pixel_stops_no_attack(attack):
+    """A square root at a pixel of 0; most of a digit's are. The network is the same function, so as many fall."""
+    spec, l2 = VerifySpec(images=48, **attack), ThreatModel.parse("l2:1")
+    rooted = Changed(pixels=lambda x: x.sqrt().square()).eval()
+    data = digits()
+    found, plain = (
+        verify(one, data.test, l2, spec, info=data.info, weights_sha256="0" * 64) for one in (rooted, network())
+    )
+    assert plain.robust < 0.5 * plain.clean
+    assert found.clean == plain.clean
+    assert found.robust <= plain.robust + 3 / 48
 
 
 # What is interrupted, or cannot be written or read

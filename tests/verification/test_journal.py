@@ -64,6 +64,13 @@ def test_a_journal_of_other_weights_says_what_differs(tmp_path):
         Journal.opened(tmp_path, {"weights": "1" * 64})
 
 
+def test_a_file_in_the_place_of_a_journal_is_said_to_be_one(tmp_path):
+    (tmp_path / "j").write_text("mine")
+    with pytest.raises(SaveError, match="j is a file, and a journal is a folder"):
+        opened(tmp_path / "j")
+    assert (tmp_path / "j").read_text() == "mine"
+
+
 def test_what_is_no_file_of_ours_is_named(tmp_path):
     (tmp_path / "1-abcdefgh.jsonl").mkdir()
     with pytest.raises(

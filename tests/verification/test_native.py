@@ -220,6 +220,45 @@ def test_a_journal_of_other_weights_or_another_threat_is_refused(model, tmp_path
         judge(model, spec, L2, journal=tmp_path)
 
 
+def test_a_journal_of_another_module_with_the_same_weights_is_refused(model, tmp_path):
+    """What a module does beside its weights is in no hash of them."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.network, self.by = model, by
+
+        def forward(self, x):
+            return self.network(self.by * x)
+
+    spec = VerifySpec(attack="pgd", images=12, steps=2)
+    first = judge(Scaled(1.0).eval(), spec, journal=tmp_path)
+    with pytest.raises(IntegrityError, match=r"answers: .* there, .* here"):
+        judge(Scaled(0.5).eval(), spec, journal=tmp_path)
+    assert judge(Scaled(1.0 + 1e-7).eval(), spec, journal=tmp_path).outcomes == first.outcomes
+
+
+@pytest.mark.parametrize("spec", [{"attack": "pgd", "steps": 5}, {"attack": "fgsm"}], ids=str)
+def test_what_is_found_is_the_same_to_the_last_bit_in_any_batch(model, spec, tmp_path):
+    found = []
+    for batch in (1, 3, 64):
+        place = tmp_path / f"{batch}.safetensors"
+        judge(model, VerifySpec(images=24, batch=batch, **spec), L2, save_adversarial=place)
+        found.append(read_adversarial(place).pixels)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+
+
+def test_no_attack_of_a_sequence_comes_twice():
+    for version in ("standard", "plus", "rand"):
+        for classes in (2, 3, 4, 10):
+            ran = [
+                (one.name, {name: told for name, told in one.settings.items() if name not in ("instead_of", "why")})
+                for one in autoattack(LINF, classes=classes, version=version) if one.turns
+            ]  # fmt: skip
+            assert all(one not in ran[:number] for number, one in enumerate(ran)), (version, classes)
+
+
 def test_another_batch_goes_on_from_the_same_journal(model, tmp_path):
     first = judge(model, VerifySpec(attack="apgd", images=24, steps=10, restarts=2, batch=24), journal=tmp_path)
     told = []

@@ -11,6 +11,7 @@ from torch import nn
 from rrmsdk.attacks.searching import InBf16, searched
 from rrmsdk.data import to_unit
 from rrmsdk.errors import FieldError, IntegrityError, MismatchError
+from rrmsdk.schema import value
 from rrmsdk.schema.recipe import VerifySpec
 from rrmsdk.verification import reevaluate, verify
 from tests.attacks.small_network import LINF, digits, network
@@ -95,7 +96,7 @@ def test_the_last_linear_layer_stays_in_fp32():
 )
 def test_attacks_that_cannot_look_in_bf16_say_so(spec):
     with pytest.raises(FieldError, match="search = 'bf16'"):
-        judged(network(), {"steps": None, "restarts": None} | spec)
+        value.parse(VerifySpec, {"search": "bf16"} | spec)
 
 
 def test_it_is_not_compared_with_what_was_found_in_fp32(tmp_path):
