@@ -122,7 +122,8 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
 
     with nullcontext(distributed.Ranks(0, 1)) if alone else distributed.joined() as ranks:
         report = _judged(job, ranks)
-        distributed.wait()  # nobody reads the journal any more
+        if ranks.world > 1:  # not where the first of several is alone with this
+            distributed.wait()  # nobody reads the journal any more
         if ranks.number == 0:
             bundle = bundles.read(Path(job.folder))
             told = _kept_beside(bundle, report)
@@ -130,7 +131,8 @@ def here(job: Job, *, alone: bool = False) -> Bundle:
             if told and not job.quiet:
                 print(told, file=sys.stderr)
             journal.discard(Path(job.journal))
-        distributed.wait()
+        if ranks.world > 1:
+            distributed.wait()
     return bundles.read(Path(job.folder))
 
 

@@ -159,6 +159,33 @@ def test_two_machines_under_torchrun_end_with_the_weights_of_two_local_ranks(scr
     assert sha256(tmp_path / "run" / "last.safetensors") == sha256(straight / "last.safetensors")
 
 
+OWN_GROUP = """
+import sys
+import torch.distributed as dist
+import rrmsdk
+dist.init_process_group("gloo")
+rrmsdk.transfer(
+    "hub:digits-cnn-linf", {"arch": "cnn", "width_mult": 0.25, "width": "teacher"}, "digits", out=sys.argv[1],
+    train={"epochs": 0.2, "batch": 64, "validate_every": 0}, verify={"attack": "pgd", "steps": 2, "images": 8},
+    quiet=True,
+)
+print(f"rank {dist.get_rank()}", flush=True)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_the_first_rank_judges_alone_also_in_a_group_that_the_caller_has_made(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_GROUP)
+    done = subprocess.run(
+        [*TORCHRUN, "--standalone", "--nproc-per-node=2", tmp_path / "own.py", tmp_path / "run"], capture_output=True,
+        text=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["rank 0", "rank 1"]
+    assert (tmp_path / "run" / "report.json").is_file()
+
+
 @pytest.mark.slow
 def test_an_error_of_a_rank_is_raised_where_the_run_was_started(straight):
     recipe = value.read(rrmsdk.Recipe, straight / "run.toml")
