@@ -116,7 +116,7 @@ def here(job: Job) -> Curve:
         found = _measured(job, ranks)
         distributed.wait()  # nobody reads the journals any more
         if ranks.number == 0:
-            _kept(found, job)
+            _keep(found, job)
         distributed.wait()
     return found
 
@@ -139,7 +139,7 @@ def _measured(job: Job, ranks: Any) -> Curve:
         )  # fmt: skip
 
 
-def _kept(found: Curve, job: Job) -> None:
+def _keep(found: Curve, job: Job) -> None:
     from rrmsdk.verification.journal import discard
 
     bundle = bundles.read(Path(job.folder))

@@ -18,7 +18,7 @@ from rrmsdk.schema import value
 from rrmsdk.schema.bundle import Bundle
 from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.recipe import VerifySpec
-from rrmsdk.schema.report import ROBUST, Report, less
+from rrmsdk.schema.report import ROBUST, Report, least_within
 from rrmsdk.schema.value import Value
 
 JOB = "verify.json"
@@ -87,7 +87,7 @@ def verify(
         raise FieldError(f"stop = '{spec.stop}' is said of a floor: give at_least, or against")
     other = against if against is None or isinstance(against, Report) else opened(against).report
     if other is not None and spec.at_least is None:
-        spec = spec.model_copy(update={"at_least": less(other.outcomes.count(ROBUST), other.images, margin)})
+        spec = spec.model_copy(update={"at_least": least_within(other.outcomes.count(ROBUST), other.images, margin)})
     bundle = owned(model, out)
     return run(job(bundle, data_of(bundle, data), spec, save_adversarial, journal, other, quiet), devices)
 

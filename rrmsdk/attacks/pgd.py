@@ -58,11 +58,8 @@ def pgd_on_labels(
     start: Images | None = None,
 ) -> Images:
     """x' = argmax CE(f(x'), y), of hard labels. Arguments and what is given back as of `pgd`."""
-    return pgd(
-        lambda z: F.cross_entropy(network(z), y, reduction="sum"),
-        x,
-        threat,
-        steps=steps,
-        rel_step=rel_step,
-        start=start,
-    )
+
+    def objective(z: Tensor) -> Tensor:
+        return F.cross_entropy(network(z), y, reduction="sum")
+
+    return pgd(objective, x, threat, steps=steps, rel_step=rel_step, start=start)

@@ -22,7 +22,7 @@ from rrmsdk.errors import FieldError, MismatchError
 from rrmsdk.retraining.intervals import difference, least_share, share
 from rrmsdk.schema.decision import Check, Decision, Judged
 from rrmsdk.schema.job import Gate
-from rrmsdk.schema.report import less
+from rrmsdk.schema.report import least_within
 
 What = Literal["robust", "clean"]
 _SHOWN = 3  # classes that are named, of those below their floor
@@ -201,7 +201,7 @@ def least_robust(champion: tuple[int, int] | None, policy: Gate) -> float:
     Args:
         champion: how many of how many images it withstood, the same ones; None: there is no champion.
     """
-    return max(policy.robust_floor, 0.0 if champion is None else less(*champion, policy.robust_margin))
+    return max(policy.robust_floor, 0.0 if champion is None else least_within(*champion, policy.robust_margin))
 
 
 def settled(old: Judged | None, new: Judged, policy: Gate) -> bool:

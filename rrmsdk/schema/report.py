@@ -33,7 +33,7 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, min(low, p)), min(1.0, max(high, p))  # rounding may leave out 0 or 1
 
 
-def less(hits: int, of: int, margin: float) -> float:
+def least_within(hits: int, of: int, margin: float) -> float:
     """The least share of `of` images that is within `margin` of `hits` of them: 235 of 1,000 for 255 less 0.02, which
     floating point would put above that."""
     return max(0, hits - floor(Fraction(str(margin)) * of)) / of

@@ -8,6 +8,7 @@ from rrmsdk import data
 from rrmsdk.attacks.geometry import random_start
 from rrmsdk.attacks.pgd import pgd_on_labels
 from rrmsdk.attacks.untouched import frozen
+from rrmsdk.errors import DivergedError
 from rrmsdk.methods.inner import in_mode
 from rrmsdk.models.classifier import Classifier
 from rrmsdk.schema.recipe import TrainSpec
@@ -34,7 +35,11 @@ class Validation(Value):
 def validate(
     student: Classifier, split: data.Split, threat: ThreatModel, spec: TrainSpec, *, seed: int, step: int
 ) -> Validation:
-    """Judge the first images of the validation split, in the precision of the training."""
+    """Judge the first images of the validation split, in the precision of the training.
+
+    Raises:
+        DivergedError: a logit is not finite, though the weights are.
+    """
     split = split.take(IMAGES)
     right = robust = at = 0
     # The attack needs no gradient of the weights.
@@ -44,7 +49,13 @@ def validate(
             start = random_start(x, threat, seed=seed, step=0, ids=ids)
             x_adv = pgd_on_labels(student, x, y, threat, steps=STEPS, start=start)
             with torch.no_grad():
-                clean_right = student(x).argmax(1) == y
+                logits = student(x)
+                if not logits.isfinite().all():
+                    raise DivergedError(
+                        f"the student gives logits that are not finite after step {step}. Lower lr (now {spec.lr}), or "
+                        "set clip"
+                    )
+                clean_right = logits.argmax(1) == y
                 right += int(clean_right.sum())
                 robust += int((clean_right & (student(x_adv).argmax(1) == y)).sum())
             at += len(y)

@@ -37,7 +37,7 @@ from rrmsdk.verification.anytime import least_count
 BETS = (0.1, 0.3, 0.8)
 
 
-def by(attack: str, engine: str) -> str:
+def judged_with(attack: str, engine: str) -> str:
     """What judged a model: the attack, without what it was told for what the model is, and whose code it was."""
     return f"{attack.split(' ')[0]} of {engine.split(' ')[0]}"
 
@@ -46,12 +46,12 @@ def outcomes(of: Report, info: DataInfo, split: str, threat: ThreatModel, attack
     """The other model's outcomes, image by image. Raises MismatchError: they are not of these images or attacks.
 
     Args:
-        attack: as `by` has it.
+        attack: as `judged_with` has it.
     """
     for what, theirs, here in (
         ("the data", of.data.fingerprint, info.fingerprint), ("the split", of.split, split),
         ("the threat", str(of.threat), str(threat)), ("images", len(of.outcomes), images),
-        ("the attack", by(of.attack, of.engine), attack),
+        ("the attack", judged_with(of.attack, of.engine), attack),
     ):  # fmt: skip
         if theirs != here:
             raise MismatchError(f"the model to compare with was judged with {what} {theirs}, this one with {here}")

@@ -94,7 +94,7 @@ def verify(
         first = checks.first_of(split, model, spec.batch).to(device_of(model))
         looked = checks.before(model, to_unit(first.pixels), first.labels, classes, in_train_mode, threat)
         how = adapted(model, first, threat, spec, how, looked, classes)
-        attack = paired.by(how.name, how.engine)
+        attack = paired.judged_with(how.name, how.engine)
         beside = "" if against is None else paired.outcomes(against, info, split_name, threat, attack, len(split))
         about = {"weights": weights_sha256, "data": info.fingerprint, "split": split_name}
         key = about | answers(model, first, spec.batch, looked) | key_of(threat, spec, how)

@@ -16,7 +16,7 @@ from rrmsdk.schema.data import DataSpec
 from rrmsdk.schema.model import ModelConfig
 from rrmsdk.schema.recipe import Recipe, TrainSpec
 from rrmsdk.schema.ref import Ref
-from rrmsdk.schema.report import less, wilson
+from rrmsdk.schema.report import least_within, wilson
 from rrmsdk.schema.threat import ThreatModel
 from rrmsdk.verification.anytime import least_count
 
@@ -192,9 +192,9 @@ def test_the_least_share_within_a_margin_is_exact_in_images(of, data, margin):
     """A model that loses exactly the margin is within it, and one image more is not."""
     hits = data.draw(st.integers(0, of))
     allowed = (Fraction(str(margin)) * of).__floor__()
-    assert least_count(less(hits, of, margin), of) == max(0, hits - allowed)
+    assert least_count(least_within(hits, of, margin), of) == max(0, hits - allowed)
 
 
 def test_the_least_share_is_below_what_floating_point_makes_of_it():
-    assert least_count(less(255, 1000, 0.02), 1000) == 235
+    assert least_count(least_within(255, 1000, 0.02), 1000) == 235
     assert least_count(0.255 - 0.02, 1000) == 236

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+import rrmsdk
 from rrmsdk import data, methods, models
 from rrmsdk.errors import DivergedError, MismatchError
 from rrmsdk.models.classifier import Classifier
@@ -231,6 +232,17 @@ def test_an_image_that_is_wrong_without_an_attack_is_not_robust():
     student = Contrary(network.config, network.network, "fc")
     found = validate(student, zeros, THREAT, TrainSpec(), seed=0, step=0)
     assert (found.clean, found.robust) == (0.0, 0.0)
+
+
+def test_weights_whose_logits_are_not_finite_make_no_bundle(tmp_path):
+    """Two steps at a rate that leaves finite weights: found at the end, and not by whoever judges the bundle."""
+    recipe = {
+        "student": {"arch": "cnn", "width_mult": 0.25}, "data": DATA, "threat": THREAT, "method": {"name": "natural"},
+        "train": {"epochs": 0.1, "batch": 64, "lr": 1e9, "validate_every": 0.0},
+    }  # fmt: skip
+    with pytest.raises(DivergedError, match=r"not finite after step 2.*Lower lr"):
+        rrmsdk.train(recipe, out=tmp_path / "run", attack=False, quiet=True)
+    assert not (tmp_path / "run" / "card.json").exists()
 
 
 def test_a_validation_that_fails_leaves_weights_that_can_be_trained():

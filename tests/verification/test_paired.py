@@ -10,7 +10,7 @@ import pytest
 
 import rrmsdk
 from rrmsdk.errors import FieldError, MismatchError
-from rrmsdk.schema.report import ROBUST, less
+from rrmsdk.schema.report import ROBUST, least_within
 from rrmsdk.verification import anytime
 from rrmsdk.verification.paired import evidence, verdict
 
@@ -117,7 +117,7 @@ class TestVerify:
         whole = rrmsdk.verify(worse, images=0, **SPEC).report
         assert report.verdict is not None
         assert whole.robust < judged.report.robust - 0.01
-        least = less(judged.report.outcomes.count(ROBUST), 359, 0.01)
+        least = least_within(judged.report.outcomes.count(ROBUST), 359, 0.01)
         assert (report.verdict.decided, report.verdict.at_least) == ("below", least)
         assert report.images < 359
         seen = [at for at, outcome in enumerate(report.outcomes) if outcome != "?"]
